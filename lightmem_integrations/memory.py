@@ -1,0 +1,745 @@
+"""``LightMem``, the public face: sync methods and their a-twins, one line each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lightmem_integrations.config import LightMemConfig
+from lightmem_integrations.core.analyze import ANALYZER_VERSION, terms
+from lightmem_integrations.core.encode import name_of
+from lightmem_integrations.core.ingest import Ingest
+from lightmem_integrations.core.ports import Embedder
+from lightmem_integrations.core.rank import Options
+from lightmem_integrations.core.recall import QueryEncoder, Recall, Recalled
+from lightmem_integrations.core.render import render, sentence_weigher
+from lightmem_integrations.core.tokens import budget_counter
+from lightmem_integrations.core.types import (
+    PROFILES,
+    STRATEGIES,
+    AddResult,
+    Change,
+    Context,
+    DoctorReport,
+    Filter,
+    Finding,
+    ForgetReport,
+    Hit,
+    Kind,
+    MemoryEntry,
+    Profile,
+    Scope,
+    Strategy,
+)
+from lightmem_integrations.errors import EmbedderError, EmbedderMismatchError, UsageError
+from lightmem_integrations.models.embed import make_embedder
+from lightmem_integrations.stores.exact import ExactIndex
+from lightmem_integrations.stores.sql.store import SqlStore
+from lightmem_integrations.transfer import read_export, write_export
+
+__all__ = ["LightMem", "ScopedMemory"]
+
+T = TypeVar("T")
+
+# Inside the class, ``list`` is a method.
+Hits = list[Hit]
+Entries = list[MemoryEntry]
+Changes = list[Change]
+
+
+class LightMem:
+    """Memory of conversations, for any number of users, in one database.
+
+    Thread-safe; several processes may open the same file. Every read and write of memory names its
+    ``user_id`` and touches no other user's rows. The async methods (``asearch`` for ``search`` and so
+    on) run the sync ones in the engine's own threads.
+
+    Args:
+        path_or_url: a file, made if it is not there; ``":memory:"``; or a database URL.
+        config: settings; None for the defaults.
+        embedder: any object with ``embed(texts)``, in place of the one that ``config`` names; see
+            ``core.ports.Embedder``.
+
+    Raises:
+        StorageError: the database cannot be opened; the subclasses tell why.
+        EmbedderMismatchError: it was indexed with another embedder; nothing was changed.
+
+    Example:
+        >>> from lightmem_integrations import LightMem, LightMemConfig
+        >>> with LightMem(":memory:", LightMemConfig(embedder="none")) as memory:
+        ...     added = memory.add("My cat is called Miso.", user_id="ana")
+        ...     memory.search("What is the cat's name?", user_id="ana")[0].entry.memory
+        'My cat is called Miso.'
+    """
+
+    def __init__(
+        self,
+        path_or_url: str | Path = "lightmem.db",
+        config: LightMemConfig | None = None,
+        *,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self._setup(path_or_url, config or LightMemConfig(), embedder)
+        try:
+            self._check_identity()
+        except BaseException:
+            self.close()
+            raise
+
+    def _setup(self, path_or_url: str | Path, config: LightMemConfig, embedder: Embedder | None) -> None:
+        self.config = config
+        self._embedder = make_embedder(config) if embedder is None else embedder
+        self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
+        self._index = ExactIndex(self._store, config.index_cache_mb << 20, config.conversation_gap_hours)
+        self._ingest = Ingest(self._store, self._embedder, config.index_wait_seconds, config.threads)
+        self._queries = QueryEncoder(self._embedder, config.query_cache_size)
+        self._recall = Recall(
+            self._store, self._index, self._queries, fuzzy=config.fuzzy, on_pending=self._ingest.nudge
+        )
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="lightmem")
+
+    # ------------------------------------------------------------------ writing
+    def add(self, messages: Any, *, user_id: str, session_id: str | None = None) -> AddResult:
+        """Remember one message or several. They are on disk when this returns.
+
+        Args:
+            messages: one message or an iterable, in any form that ``Message.from_any`` reads.
+            user_id: whose memory.
+            session_id: which conversation; None for the session ``default``.
+
+        Returns:
+            the ids, how many are new, and how many wait for the embedder. A message whose id is there
+            already with the same role, speaker and text is not stored again.
+
+        Raises:
+            UsageError: naming field, rule and value; nothing was written, not even the good messages.
+            ModelNotFoundError, MissingDependencyError: there is no model; nothing was written.
+            StorageError: the database refused; nothing was written.
+        """
+        return self._ingest.add(Scope(user_id, session_id), messages)
+
+    def flush(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
+        """Finish what is pending, of one user or of all.
+
+        Args:
+            user_id: whose; None for everybody's.
+            session_id: accepted for symmetry; what is pending is kept by user.
+
+        Returns:
+            entries that were encoded now.
+
+        Raises:
+            EmbedderError: some could not be encoded; they stay pending.
+        """
+        if user_id is None:
+            return sum(self._ingest.drain(user) for user in self._store.pending_users())
+        return self._ingest.drain(Scope(user_id, session_id).user_id)
+
+    def forget(
+        self,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        ids: Iterable[str] | None = None,
+        before: datetime | None = None,
+    ) -> ForgetReport:
+        """Remove turns for good, with all that was made from them. Conditions hold together.
+
+        Args:
+            user_id: whose memory; alone, it means everything.
+            session_id: only this conversation.
+            ids: only these, by entry id or by message id.
+            before: only what was said before (timezone-aware).
+
+        Returns:
+            rows removed, by table.
+
+        Raises:
+            UsageError: a single string as ``ids``, or ``before`` without a timezone.
+        """
+        if isinstance(ids, str):
+            raise UsageError("ids", "must be a list of ids, not one string", ids)
+        if before is not None and before.tzinfo is None:
+            raise UsageError("before", "must be a timezone-aware datetime", before)
+        scope = Scope(user_id, session_id)
+        report = ForgetReport(self._store.forget(scope, None if ids is None else list(ids), before))
+        self._index.drop(user_id)
+        return report
+
+    # ------------------------------------------------------------------ reading
+    def search(
+        self,
+        query: str,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        k: int = 10,
+        strategy: Strategy | None = None,
+        profile: Profile | None = None,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+    ) -> Hits:
+        """What this user's memory holds on a question, best first.
+
+        Args:
+            query: any text; a blank one finds nothing.
+            user_id: whose memory.
+            session_id: only this conversation; None for all.
+            k: how many hits at most, at least 1.
+            strategy: in place of the configured one; see ``core.rank``.
+            profile: likewise.
+            filter: what an entry must be; applied before ranking.
+            score_threshold: 0..1, hits below are left out.
+
+        Returns:
+            hits with distinct entries; ties by time, then id.
+
+        Raises:
+            UsageError: a bad argument.
+            ModelNotFoundError, MissingDependencyError: there is no model.
+        """
+        scope = Scope(user_id, session_id)
+        hits = self._recalled(scope, query, k, strategy, profile, filter).hits
+        if score_threshold is None:
+            return hits
+        if not 0 <= score_threshold <= 1:
+            raise UsageError("score_threshold", "must lie in 0..1", score_threshold)
+        return [hit for hit in hits if hit.score >= score_threshold]
+
+    def context(
+        self,
+        query: str,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        max_tokens: int = 1000,
+        k: int = 50,
+        strategy: Strategy | None = None,
+        profile: Profile | None = None,
+        filter: Filter | None = None,
+    ) -> Context:
+        """Recalled memory as text for a prompt, within a token budget.
+
+        Args:
+            query: as for ``search``, like every argument that is not named here.
+            user_id: whose memory.
+            session_id: only this conversation; None for all.
+            max_tokens: budget of the whole text (``Context.tokenizer`` tells how it is counted).
+            k: hits to choose from.
+            strategy: see ``search``.
+            profile: see ``search``.
+            filter: see ``search``.
+
+        Raises:
+            UsageError: a bad argument.
+        """
+        if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
+            raise UsageError("max_tokens", "must be a whole number of at least 1", max_tokens)
+        recalled = self._recalled(Scope(user_id, session_id), query, k, strategy, profile, filter)
+        worth = self._recall.worth(user_id, recalled.terms)
+        return render(recalled.hits, max_tokens, budget_counter(), sentence_weigher(worth, terms))
+
+    def expand(self, hit: Hit, *, user_id: str) -> MemoryEntry:
+        """The whole entry behind a hit that shows a passage of it.
+
+        Raises:
+            UsageError: when it is not there any more, or is not this user's.
+        """
+        entry = self.get(hit.entry.id, user_id=user_id)
+        if entry is None:
+            raise UsageError("hit", "must be of an entry that this user still has", hit.entry.id)
+        return entry
+
+    def get(self, id: str, *, user_id: str) -> MemoryEntry | None:
+        """One entry with its embedding, by entry id or by message id; None when there is none."""
+        scope = Scope(user_id)
+        entry = self._store.resolve(scope.user_id, id)
+        if entry is None:
+            return None
+        passages = self._store.passages_of(scope.user_id, entry.id)
+        if not passages:
+            return entry
+        total = np.sum([vector for _, vector in passages], axis=0)
+        return replace(entry, embedding=(total / np.linalg.norm(total)).astype(np.float32))
+
+    def list(
+        self,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        kinds: Sequence[Kind] | None = None,
+        filter: Filter | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> Entries:
+        """Entries, oldest first.
+
+        Raises:
+            UsageError: a negative ``limit`` or ``offset``, or ``kinds`` here and in the filter.
+        """
+        for name, value in (("limit", limit), ("offset", offset)):
+            if not isinstance(value, int) or value < 0:
+                raise UsageError(name, "must be a whole number of at least 0", value)
+        wanted = filter or Filter()
+        if kinds is not None:
+            if wanted.kinds is not None:
+                raise UsageError("kinds", "must be given once, here or in the filter", kinds)
+            wanted = replace(wanted, kinds=kinds)
+        return self._store.list_entries(Scope(user_id, session_id), wanted, limit, offset)
+
+    def history(self, entry_id: str, *, user_id: str) -> Changes:
+        """What happened to an entry, oldest first; empty when there is no such entry."""
+        scope = Scope(user_id)
+        entry = self._store.resolve(scope.user_id, entry_id)
+        return self._store.history(scope.user_id, entry.id if entry else entry_id)
+
+    # ------------------------------------------------------------------ moving
+    def export(self, path: str | Path, *, user_id: str) -> int:
+        """Write the user's turns to a JSON Lines file.
+
+        Returns:
+            turns written.
+        """
+        return write_export(Path(path), self._store.turns_of(Scope(user_id).user_id))
+
+    def import_(self, path: str | Path, *, user_id: str) -> AddResult:
+        """Read a file that ``export`` wrote into this user's memory; known turns are passed over.
+
+        Raises:
+            UsageError: naming the line at fault; nothing was written.
+        """
+        return self._ingest.add_turns(Scope(user_id).user_id, read_export(Path(path)), "import")
+
+    # ------------------------------------------------------------------ looking after it
+    def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
+        """Counts of rows, of one user or of all, and how the engine is doing. No text.
+
+        Returns:
+            ``rows`` by table; ``pending`` entries; ``embedder``; ``query_cache`` with ``hits``,
+            ``misses`` and ``hit_ratio`` (0..1); ``index_cache`` with ``users`` and ``bytes``.
+        """
+        if user_id is not None:
+            Scope(user_id)
+        asked = self._queries.hits + self._queries.misses
+        return {
+            "rows": self._store.counts(user_id),
+            "pending": self._store.pending_count(user_id),
+            "embedder": name_of(self._embedder),
+            "query_cache": {
+                "hits": self._queries.hits,
+                "misses": self._queries.misses,
+                "hit_ratio": self._queries.hits / asked if asked else 0.0,
+            },
+            "index_cache": self._index.stats(),
+        }
+
+    def doctor(self, *, repair: bool = False, user_id: str | None = None) -> DoctorReport:
+        """Compare what is stored with what should be, and mend it on demand.
+
+        Args:
+            repair: encode what is pending or lacks its vectors.
+            user_id: whose pending entries to count; None for everybody's. The database itself is
+                always checked as a whole.
+        """
+        faults = self._store.integrity()
+        lacking = self._store.lacking() if self._embedder is not None else 0
+        pending = self._store.pending_count(user_id)
+        mended, failure = (0, "")
+        if repair and self._embedder is not None:
+            mended, failure = self._repair(lacking)
+        left = self._store.pending_count(user_id)
+        reasons = "; ".join(self._store.failures(user_id)) or failure
+        return DoctorReport(
+            (
+                Finding("database", not faults, "; ".join(faults) or "sound", len(faults)),
+                Finding("vectors", not lacking or repair, f"{lacking} entries lost their vectors", lacking),
+                Finding(
+                    "pending",
+                    left == 0,
+                    f"{left} entries wait for the embedder" + (f": {reasons}" if left and reasons else ""),
+                    left,
+                    repaired=max(0, mended if pending or lacking else 0),
+                ),
+            )
+        )
+
+    def _repair(self, lacking: int) -> tuple[int, str]:
+        if lacking:
+            self._store.requeue(everything=False)
+        mended, failure = 0, ""
+        for user in self._store.pending_users():
+            before = self._store.pending_count(user)
+            try:
+                self._ingest.drain(user)
+            except EmbedderError as error:
+                failure = str(error)
+            mended += before - self._store.pending_count(user)
+        return mended, failure
+
+    @classmethod
+    def reindex(
+        cls,
+        path_or_url: str | Path = "lightmem.db",
+        config: LightMemConfig | None = None,
+        *,
+        embedder: Embedder | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Encode every entry anew, with the embedder of ``config`` or the one given.
+
+        Nothing but the vectors changes. Killed half-way, the rest is pending and the next call goes on.
+
+        Args:
+            path_or_url: the database.
+            config: names the new embedder.
+            embedder: in place of the one that ``config`` names.
+            progress: called with (entries done, entries in all) after each user.
+
+        Returns:
+            entries encoded.
+
+        Raises:
+            ModelNotFoundError, MissingDependencyError: before anything was changed.
+            EmbedderError: some could not be encoded; they stay pending.
+        """
+        memory = cls.__new__(cls)
+        memory._setup(path_or_url, config or LightMemConfig(), embedder)
+        try:
+            memory._ingest.load()
+            memory._store.write_meta(memory._identity())
+            if memory._embedder is None:
+                return 0
+            memory._store.requeue(everything=True)
+            total, done = memory._store.pending_count(), 0
+            for user in memory._store.pending_users():
+                done += memory._ingest.drain(user)
+                if progress is not None:
+                    progress(done, total)
+            return done
+        finally:
+            memory.close()
+
+    def close(self) -> None:
+        """Stop the threads and give back the connections. What is pending stays so. Safe to repeat."""
+        self._ingest.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._store.close()
+
+    def __enter__(self) -> LightMem:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LightMem({self._store.path!r}, embedder={name_of(self._embedder)!r})"
+
+    def scope(self, *, user_id: str, session_id: str | None = None) -> ScopedMemory:
+        """A view with the same verbs that is bound to one user, or to one of their sessions."""
+        return ScopedMemory(self, Scope(user_id, session_id))
+
+    # ------------------------------------------------------------------ inside
+    def _recalled(
+        self,
+        scope: Scope,
+        query: str,
+        k: int,
+        strategy: Strategy | None,
+        profile: Profile | None,
+        filter: Filter | None,
+    ) -> Recalled:
+        if not isinstance(query, str):
+            raise UsageError("query", "must be a string", query)
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise UsageError("k", "must be a whole number of at least 1", k)
+        for name, value, allowed in (("strategy", strategy, STRATEGIES), ("profile", profile, PROFILES)):
+            if value is not None and value not in allowed:
+                raise UsageError(name, f"must be one of {', '.join(allowed)}", value)
+        self._ingest.load()
+        config = self.config
+        options = Options(
+            strategy=strategy or config.strategy,
+            profile=profile or config.profile,
+            late_max_pieces=config.late_max_pieces,
+            late_candidates=max(config.late_candidates, 4 * k),
+            recency_weight=config.recency_weight,
+            recency_half_life_days=config.recency_half_life_days,
+            importance_weight=config.importance_weight,
+        )
+        return self._recall.search(scope, query, k, filter or Filter(), options)
+
+    def _identity(self) -> dict[str, str]:
+        dim = getattr(self._embedder, "dim", None)
+        return {
+            "embedder": name_of(self._embedder),
+            "analyzer": str(ANALYZER_VERSION),
+            **({"dim": str(dim)} if dim is not None else {}),
+        }
+
+    def _check_identity(self) -> None:
+        mine = self._identity()
+        found = self._store.claim_meta(mine)
+        if found != mine:
+            told = ", ".join(f"{key} {found[key]!r} (now {mine[key]!r})" for key in mine if found[key] != mine[key])
+            raise EmbedderMismatchError(
+                f"{self._store.path} was indexed with {told}. Open it with that one, or rebuild its vectors with "
+                f"`lightmem reindex` or LightMem.reindex(...). Nothing was changed."
+            )
+
+    async def _run(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+    # ------------------------------------------------------------------ async twins
+    async def aadd(self, messages: Any, *, user_id: str, session_id: str | None = None) -> AddResult:
+        """``add`` in a thread of the engine."""
+        return await self._run(self.add, messages, user_id=user_id, session_id=session_id)
+
+    async def aflush(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
+        """``flush`` in a thread of the engine."""
+        return await self._run(self.flush, user_id=user_id, session_id=session_id)
+
+    async def aforget(
+        self,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        ids: Iterable[str] | None = None,
+        before: datetime | None = None,
+    ) -> ForgetReport:
+        """``forget`` in a thread of the engine."""
+        return await self._run(self.forget, user_id=user_id, session_id=session_id, ids=ids, before=before)
+
+    async def asearch(
+        self,
+        query: str,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        k: int = 10,
+        strategy: Strategy | None = None,
+        profile: Profile | None = None,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+    ) -> Hits:
+        """``search`` in a thread of the engine."""
+        return await self._run(
+            self.search,
+            query,
+            user_id=user_id,
+            session_id=session_id,
+            k=k,
+            strategy=strategy,
+            profile=profile,
+            filter=filter,
+            score_threshold=score_threshold,
+        )
+
+    async def acontext(
+        self,
+        query: str,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        max_tokens: int = 1000,
+        k: int = 50,
+        strategy: Strategy | None = None,
+        profile: Profile | None = None,
+        filter: Filter | None = None,
+    ) -> Context:
+        """``context`` in a thread of the engine."""
+        return await self._run(
+            self.context,
+            query,
+            user_id=user_id,
+            session_id=session_id,
+            max_tokens=max_tokens,
+            k=k,
+            strategy=strategy,
+            profile=profile,
+            filter=filter,
+        )
+
+    async def aexpand(self, hit: Hit, *, user_id: str) -> MemoryEntry:
+        """``expand`` in a thread of the engine."""
+        return await self._run(self.expand, hit, user_id=user_id)
+
+    async def aget(self, id: str, *, user_id: str) -> MemoryEntry | None:
+        """``get`` in a thread of the engine."""
+        return await self._run(self.get, id, user_id=user_id)
+
+    async def alist(
+        self,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        kinds: Sequence[Kind] | None = None,
+        filter: Filter | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> Entries:
+        """``list`` in a thread of the engine."""
+        return await self._run(
+            self.list, user_id=user_id, session_id=session_id, kinds=kinds, filter=filter, limit=limit, offset=offset
+        )
+
+    async def ahistory(self, entry_id: str, *, user_id: str) -> Changes:
+        """``history`` in a thread of the engine."""
+        return await self._run(self.history, entry_id, user_id=user_id)
+
+    async def aexport(self, path: str | Path, *, user_id: str) -> int:
+        """``export`` in a thread of the engine."""
+        return await self._run(self.export, path, user_id=user_id)
+
+    async def aimport_(self, path: str | Path, *, user_id: str) -> AddResult:
+        """``import_`` in a thread of the engine."""
+        return await self._run(self.import_, path, user_id=user_id)
+
+    async def astats(self, *, user_id: str | None = None) -> dict[str, Any]:
+        """``stats`` in a thread of the engine."""
+        return await self._run(self.stats, user_id=user_id)
+
+    async def adoctor(self, *, repair: bool = False, user_id: str | None = None) -> DoctorReport:
+        """``doctor`` in a thread of the engine."""
+        return await self._run(self.doctor, repair=repair, user_id=user_id)
+
+    async def aclose(self) -> None:
+        """``close`` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    async def __aenter__(self) -> LightMem:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class ScopedMemory:
+    """A ``LightMem`` bound to one user, or to one of their sessions; made by ``LightMem.scope``.
+
+    The verbs and their options are those of ``LightMem``, without ``user_id`` and ``session_id``.
+    """
+
+    def __init__(self, memory: LightMem, scope: Scope) -> None:
+        self._memory = memory
+        self._user = {"user_id": scope.user_id}
+        self._both: dict[str, Any] = {"user_id": scope.user_id, "session_id": scope.session_id}
+
+    def __repr__(self) -> str:
+        return f"{self._memory!r}.scope({', '.join(f'{k}={v!r}' for k, v in self._both.items())})"
+
+    def add(self, messages: Any) -> AddResult:
+        """See ``LightMem.add``."""
+        return self._memory.add(messages, **self._both)
+
+    def flush(self) -> int:
+        """See ``LightMem.flush``."""
+        return self._memory.flush(**self._both)
+
+    def forget(self, **options: Any) -> ForgetReport:
+        """See ``LightMem.forget``."""
+        return self._memory.forget(**self._both, **options)
+
+    def search(self, query: str, **options: Any) -> Hits:
+        """See ``LightMem.search``."""
+        return self._memory.search(query, **self._both, **options)
+
+    def context(self, query: str, **options: Any) -> Context:
+        """See ``LightMem.context``."""
+        return self._memory.context(query, **self._both, **options)
+
+    def expand(self, hit: Hit) -> MemoryEntry:
+        """See ``LightMem.expand``."""
+        return self._memory.expand(hit, **self._user)
+
+    def get(self, id: str) -> MemoryEntry | None:
+        """See ``LightMem.get``."""
+        return self._memory.get(id, **self._user)
+
+    def list(self, **options: Any) -> Entries:
+        """See ``LightMem.list``."""
+        return self._memory.list(**self._both, **options)
+
+    def history(self, entry_id: str) -> Changes:
+        """See ``LightMem.history``."""
+        return self._memory.history(entry_id, **self._user)
+
+    def export(self, path: str | Path) -> int:
+        """See ``LightMem.export``; the whole user."""
+        return self._memory.export(path, **self._user)
+
+    def import_(self, path: str | Path) -> AddResult:
+        """See ``LightMem.import_``; into the sessions that the file names."""
+        return self._memory.import_(path, **self._user)
+
+    def stats(self) -> dict[str, Any]:
+        """See ``LightMem.stats``."""
+        return self._memory.stats(**self._user)
+
+    def doctor(self, *, repair: bool = False) -> DoctorReport:
+        """See ``LightMem.doctor``."""
+        return self._memory.doctor(repair=repair, **self._user)
+
+    async def aadd(self, messages: Any) -> AddResult:
+        """See ``LightMem.add``."""
+        return await self._memory.aadd(messages, **self._both)
+
+    async def aflush(self) -> int:
+        """See ``LightMem.flush``."""
+        return await self._memory.aflush(**self._both)
+
+    async def aforget(self, **options: Any) -> ForgetReport:
+        """See ``LightMem.forget``."""
+        return await self._memory.aforget(**self._both, **options)
+
+    async def asearch(self, query: str, **options: Any) -> Hits:
+        """See ``LightMem.search``."""
+        return await self._memory.asearch(query, **self._both, **options)
+
+    async def acontext(self, query: str, **options: Any) -> Context:
+        """See ``LightMem.context``."""
+        return await self._memory.acontext(query, **self._both, **options)
+
+    async def aexpand(self, hit: Hit) -> MemoryEntry:
+        """See ``LightMem.expand``."""
+        return await self._memory.aexpand(hit, **self._user)
+
+    async def aget(self, id: str) -> MemoryEntry | None:
+        """See ``LightMem.get``."""
+        return await self._memory.aget(id, **self._user)
+
+    async def alist(self, **options: Any) -> Entries:
+        """See ``LightMem.list``."""
+        return await self._memory.alist(**self._both, **options)
+
+    async def ahistory(self, entry_id: str) -> Changes:
+        """See ``LightMem.history``."""
+        return await self._memory.ahistory(entry_id, **self._user)
+
+    async def aexport(self, path: str | Path) -> int:
+        """See ``LightMem.export``."""
+        return await self._memory.aexport(path, **self._user)
+
+    async def aimport_(self, path: str | Path) -> AddResult:
+        """See ``LightMem.import_``."""
+        return await self._memory.aimport_(path, **self._user)
+
+    async def astats(self) -> dict[str, Any]:
+        """See ``LightMem.stats``."""
+        return await self._memory.astats(**self._user)
+
+    async def adoctor(self, *, repair: bool = False) -> DoctorReport:
+        """See ``LightMem.doctor``."""
+        return await self._memory.adoctor(repair=repair, **self._user)

@@ -1,0 +1,119 @@
+"""Exact search over one user's memory at a time, read from the truth.
+
+Each user's working set is loaded on first use and then follows the user's version, so that threads
+and processes see each other's writes. Least recently used sets are dropped over a limit in bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from threading import Lock, RLock
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Row
+
+from lightmem_integrations.core.index import StoredPassage, UserIndex
+from lightmem_integrations.core.ports import Version
+from lightmem_integrations.stores.sql.store import SqlStore
+
+
+@dataclass
+class _Slot:
+    """A working set, the version it has reached, and the lock that orders its readers."""
+
+    index: UserIndex
+    version: Version | None = None
+    lock: RLock = field(default_factory=RLock)
+
+
+class ExactIndex:
+    """The working sets of all users that were asked for lately.
+
+    Args:
+        store: the truth.
+        limit_bytes: how much they may hold together; the one in use is never dropped.
+        gap_hours: see ``UserIndex``.
+    """
+
+    def __init__(self, store: SqlStore, limit_bytes: int, gap_hours: float) -> None:
+        self._store, self._limit, self._gap = store, limit_bytes, gap_hours
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._lock = Lock()
+
+    @contextmanager
+    def of(self, user_id: str) -> Iterator[UserIndex]:
+        """The user's working set, up to date, held for this thread while the block runs."""
+        with self._lock:
+            slot = self._slots.setdefault(user_id, _Slot(UserIndex(self._gap)))
+            self._slots.move_to_end(user_id)
+        with slot.lock:
+            self._refresh(user_id, slot)
+            yield slot.index
+        self._shrink(user_id)
+
+    def drop(self, user_id: str) -> None:
+        """Let go of a user's working set."""
+        with self._lock:
+            self._slots.pop(user_id, None)
+
+    def stats(self) -> dict[str, int]:
+        """Users held and their bytes, about."""
+        with self._lock:
+            slots = list(self._slots.values())
+        return {"users": len(slots), "bytes": sum(slot.index.nbytes for slot in slots)}
+
+    def _refresh(self, user_id: str, slot: _Slot) -> None:
+        if self._store.version(user_id) == slot.version:
+            return
+        after = slot.version.number if slot.version else 0
+        version, entries, passages = self._store.changes(user_id, after)
+        known = slot.version is not None and version is not None and version.epoch == slot.version.epoch
+        if not known or not self._only_new(slot.index, entries, passages):
+            # Something went or changed: start afresh from one snapshot of everything.
+            slot.index = UserIndex(self._gap)
+            if slot.version is not None:
+                version, entries, passages = self._store.changes(user_id, 0)
+        slot.index.add(entries)  # rows have the attributes of EntryRow
+        slot.index.attach_all([(entry, list(rows)) for entry, rows in _by_entry(passages)])
+        slot.version = version
+
+    @staticmethod
+    def _only_new(index: UserIndex, entries: Sequence[Row[Any]], passages: Sequence[Row[Any]]) -> bool:
+        """No row replaces one that the working set holds already."""
+        encoded = index.column("count")
+        at = (index.position.get(row.entry_id) for row in passages)
+        return not any(row.id in index.position for row in entries) and not any(
+            i is not None and encoded[i] for i in at
+        )
+
+    def _shrink(self, in_use: str) -> None:
+        with self._lock:
+            held = {user: slot.index.nbytes for user, slot in self._slots.items()}
+            total = sum(held.values())
+            for user in list(self._slots):
+                if total <= self._limit or user == in_use:
+                    break
+                total -= held[user]
+                del self._slots[user]
+
+
+def _by_entry(rows: Sequence[Row[Any]]) -> Iterator[tuple[str, Iterator[StoredPassage]]]:
+    for entry, group in groupby(rows, key=lambda row: row.entry_id):
+        yield entry, (_passage(row) for row in group)
+
+
+def _passage(row: Row[Any]) -> StoredPassage:
+    ids = np.frombuffer(row.piece_ids, "<u4")
+    pieces = np.frombuffer(row.pieces, "i1")
+    return StoredPassage(
+        start=row.start,
+        end=row.end,
+        vector=np.frombuffer(row.vector, "<f4"),
+        piece_ids=ids,
+        pieces=pieces.reshape(len(ids), -1) if len(ids) else np.zeros((0, 0), np.int8),
+    )

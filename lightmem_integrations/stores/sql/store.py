@@ -1,0 +1,662 @@
+"""The truth: turns, entries, passages, history and outbox in one SQL database.
+
+Every method takes a ``Scope`` or a ``user_id`` first and touches that user's rows only, but for the
+maintenance methods at the end, which return counts and ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from lightmem_integrations.core.index import matches_metadata
+from lightmem_integrations.core.ports import Encoded, NewTurn, Version
+from lightmem_integrations.core.times import from_us, to_us
+from lightmem_integrations.core.types import Change, Filter, MemoryEntry, Passage, Scope, Turn
+from lightmem_integrations.errors import ClosedError, UsageError
+from lightmem_integrations.stores.sql import dialect, migrations
+from lightmem_integrations.stores.sql import schema as s
+
+_ENTRY_NAMESPACE = uuid.UUID("6c8b7f3e-0d0b-5d0e-9c39-4a3d1f5d7f10")
+_CHUNK = 400  # ids per IN (...): far below SQLite's limit of bound variables
+
+
+def entry_id(user_id: str, kind: str, sources: Sequence[str], content: str = "") -> str:
+    """The deterministic id of an entry: uuid5 of user, kind, sources and, for derived text, content."""
+    parts = (user_id, kind, content, *sources)
+    digest = hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()
+    return str(uuid.uuid5(_ENTRY_NAMESPACE, digest))
+
+
+class SqlStore:
+    """One database. Thread-safe; several processes may share a file.
+
+    Args:
+        path_or_url: file path, ``":memory:"`` or SQLAlchemy URL.
+        busy_timeout_seconds: how long a write waits for another process.
+    """
+
+    def __init__(self, path_or_url: str | Path, busy_timeout_seconds: float = 30.0) -> None:
+        self.path = str(path_or_url)
+        self._engine = dialect.open_engine(path_or_url, busy_timeout_seconds)
+        # An in-memory database is one connection, which threads must take in turn.
+        self._turn = RLock() if str(self._engine.url) == "sqlite://" else None
+        self._closed = False
+        with self._writing() as connection:
+            migrations.migrate(connection, self.path)
+
+    # ------------------------------------------------------------------ transactions
+    @contextmanager
+    def _transaction(self, *, writing: bool, relaxed: bool = False) -> Iterator[Connection]:
+        if self._closed:
+            raise ClosedError(f"{self.path} was closed; open a new LightMem")
+        with dialect.translated(self.path), _maybe(self._turn), self._engine.connect() as raw:
+            connection = raw.execution_options(writing=writing)
+            if relaxed:
+                dialect.relax_durability(connection, relaxed=True)
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if relaxed:
+                    dialect.relax_durability(connection, relaxed=False)
+
+    def _writing(self, *, relaxed: bool = False) -> Any:
+        return self._transaction(writing=True, relaxed=relaxed)
+
+    def _reading(self) -> Any:
+        return self._transaction(writing=False)
+
+    def close(self) -> None:
+        """Give back every connection. Calling it twice is fine."""
+        self._closed = True
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------ writing turns
+    def add_turns(self, user_id: str, turns: Sequence[NewTurn], actor: str, *, queue: bool) -> list[NewTurn]:
+        """Store the turns that are not there yet, with their entries, in one transaction.
+
+        Args:
+            user_id: whose turns.
+            turns: in order of arrival.
+            actor: what does it, for the history.
+            queue: the new entries wait for the encoder.
+
+        Returns:
+            the new ones, in the order given.
+
+        Raises:
+            UsageError: when an id is there already with another role, speaker or text; nothing is
+                written then.
+        """
+        with self._writing() as connection:
+            known = self._hashes(connection, user_id, [t.id for t in turns])
+            fresh: list[NewTurn] = []
+            for turn in turns:
+                if turn.id not in known:
+                    known[turn.id] = turn.content_hash
+                    fresh.append(turn)
+                elif known[turn.id] != turn.content_hash:
+                    rule = "was used before with another role, speaker or text; an id names one message of a user"
+                    raise UsageError("id", rule, turn.id)
+            if fresh:
+                rev = self._next_version(connection, user_id)
+                by_session: dict[str, list[NewTurn]] = {}
+                for turn in fresh:
+                    by_session.setdefault(turn.session_id, []).append(turn)
+                for session_id, members in by_session.items():
+                    self._insert_turns(connection, user_id, session_id, members, rev, actor, queue=queue)
+            return fresh
+
+    def _next_version(self, connection: Connection, user_id: str) -> int:
+        statement = dialect.upsert(connection, s.users).values(user_id=user_id, version=1, epoch=uuid.uuid4().hex)
+        statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"version": s.users.c.version + 1})
+        return int(connection.execute(statement.returning(s.users.c.version)).scalar_one())
+
+    def _hashes(self, connection: Connection, user_id: str, ids: Sequence[str]) -> dict[str, str]:
+        columns = select(s.turns.c.id, s.turns.c.content_hash).where(s.turns.c.user_id == user_id)
+        found: dict[str, str] = {}
+        for chunk in _chunks(ids):
+            found.update(
+                (row.id, row.content_hash) for row in connection.execute(columns.where(s.turns.c.id.in_(chunk)))
+            )
+        return found
+
+    def _insert_turns(
+        self,
+        connection: Connection,
+        user_id: str,
+        session_id: str,
+        turns: Sequence[NewTurn],
+        rev: int,
+        actor: str,
+        *,
+        queue: bool,
+    ) -> None:
+        now = datetime.now(timezone.utc).isoformat()
+        first = self._grow_session(connection, user_id, session_id, turns, now)
+        turn_rows, entry_rows, journal_rows, outbox_rows = [], [], [], []
+        for seq, turn in enumerate(turns, first):
+            made = entry_id(user_id, "turn", [turn.id])
+            shared: dict[str, Any] = {
+                "user_id": user_id,
+                "session_id": session_id,
+                "seq": seq,
+                "role": turn.role,
+                "speaker": turn.speaker,
+                "timestamp": turn.timestamp.isoformat(),
+                "timestamp_us": to_us(turn.timestamp),
+                "session_time": turn.session_time.isoformat(),
+                "tokens": turn.tokens,
+                "metadata": dict(turn.metadata),
+            }
+            turn_rows.append(
+                shared
+                | {"id": turn.id, "content": turn.content, "content_hash": turn.content_hash, "state": "buffered"}
+            )
+            entry_rows.append(
+                shared
+                | {
+                    "id": made,
+                    "rev": rev,
+                    "kind": "turn",
+                    "memory": turn.content,
+                    "summary": "",
+                    "language": turn.language,
+                    "importance": turn.metadata.get("importance"),
+                    "version": 1,
+                    "sources": [turn.id],
+                }
+            )
+            journal_rows.append(
+                {"user_id": user_id, "entry_id": made, "at": now, "actor": actor, "operation": "insert", "after": 1}
+            )
+            if queue:
+                outbox_rows.append({"user_id": user_id, "entry_id": made, "attempts": 0})
+        for table, rows in (
+            (s.turns, turn_rows),
+            (s.entries, entry_rows),
+            (s.journal, journal_rows),
+            (s.index_outbox, outbox_rows),
+        ):
+            if rows:
+                connection.execute(insert(table), rows)
+
+    def _grow_session(
+        self, connection: Connection, user_id: str, session_id: str, turns: Sequence[NewTurn], now: str
+    ) -> int:
+        tokens = sum(t.tokens for t in turns)
+        c = s.sessions.c
+        statement = dialect.upsert(connection, s.sessions).values(
+            user_id=user_id,
+            session_id=session_id,
+            created_at=now,
+            last_updated=now,
+            turns=len(turns),
+            total_tokens=tokens,
+            compressed_tokens=0,
+            metadata={},
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=["user_id", "session_id"],
+            set_={"last_updated": now, "turns": c.turns + len(turns), "total_tokens": c.total_tokens + tokens},
+        )
+        connection.execute(statement)
+        highest = select(func.max(s.turns.c.seq)).where(s.turns.c.user_id == user_id)
+        last = connection.execute(highest.where(s.turns.c.session_id == session_id)).scalar()
+        return 0 if last is None else int(last) + 1
+
+    # ------------------------------------------------------------------ reading for the index
+    def version(self, user_id: str) -> Version | None:
+        """Where this user's memory stands; None when there is none."""
+        with self._reading() as connection:
+            return self._version(connection, user_id)
+
+    def _version(self, connection: Connection, user_id: str) -> Version | None:
+        row = connection.execute(_VERSION, {"user": user_id}).first()
+        return None if row is None else Version(row.version, row.epoch)
+
+    def changes(self, user_id: str, after: int) -> tuple[Version | None, Sequence[Row[Any]], Sequence[Row[Any]]]:
+        """Version, entries and passages that changed after a version, from one snapshot."""
+        with self._reading() as connection:
+            where = {"user": user_id, "after": after}
+            version = self._version(connection, user_id)
+            return (
+                version,
+                connection.execute(_CHANGED_ENTRIES, where).all(),
+                connection.execute(_CHANGED_PASSAGES, where).all(),
+            )
+
+    # ------------------------------------------------------------------ the outbox
+    def pending(self, user_id: str, limit: int) -> list[tuple[str, str, str]]:
+        """Entries that wait for the encoder, oldest first: (id, speaker or "", text)."""
+        o, e = s.index_outbox.c, s.entries.c
+        statement = (
+            select(e.id, e.speaker, e.memory)
+            .join_from(s.index_outbox, s.entries, and_(o.user_id == e.user_id, o.entry_id == e.id))
+            .where(o.user_id == user_id)
+            .order_by(o.attempts, o.seq)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [(row.id, row.speaker or "", row.memory) for row in connection.execute(statement)]
+
+    def pending_count(self, user_id: str | None = None) -> int:
+        """Entries that wait for the encoder."""
+        statement = select(func.count()).select_from(s.index_outbox)
+        if user_id is not None:
+            statement = statement.where(s.index_outbox.c.user_id == user_id)
+        with self._reading() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    def pending_users(self) -> list[str]:
+        """Users with entries that wait for the encoder."""
+        with self._reading() as connection:
+            return list(connection.execute(select(s.index_outbox.c.user_id).distinct()).scalars())
+
+    def save_encoded(self, user_id: str, encoded: Sequence[Encoded]) -> None:
+        """Store the passages and take their entries out of the outbox.
+
+        Derived data: the transaction is atomic, and what a power cut takes back is still in the
+        outbox. Entries that were forgotten meanwhile are passed over.
+        """
+        if not encoded:
+            return
+        with self._writing(relaxed=True) as connection:
+            alive = set()
+            for chunk in _chunks([e.entry_id for e in encoded]):
+                found = select(s.entries.c.id).where(s.entries.c.user_id == user_id, s.entries.c.id.in_(chunk))
+                alive.update(connection.execute(found).scalars())
+            kept = [e for e in encoded if e.entry_id in alive]
+            if not kept:
+                return
+            rev = self._next_version(connection, user_id)
+            for chunk in _chunks([e.entry_id for e in kept]):
+                for table in (s.passages, s.index_outbox):
+                    rows = and_(table.c.user_id == user_id, table.c.entry_id.in_(chunk))
+                    connection.execute(delete(table).where(rows))
+            connection.execute(insert(s.passages), [row for e in kept for row in _passage_rows(user_id, e, rev)])
+
+    def note_failure(self, user_id: str, ids: Sequence[str], error: str) -> None:
+        """Count a failed attempt to encode these entries; they stay in the outbox."""
+        c = s.index_outbox.c
+        with self._writing(relaxed=True) as connection:
+            for chunk in _chunks(ids):
+                rows = and_(c.user_id == user_id, c.entry_id.in_(chunk))
+                connection.execute(
+                    update(s.index_outbox).where(rows).values(attempts=c.attempts + 1, error=error[:500])
+                )
+
+    # ------------------------------------------------------------------ reading for people
+    def entries_by_id(self, user_id: str, ids: Sequence[str]) -> dict[str, MemoryEntry]:
+        """The entries of this user among the ids."""
+        found: dict[str, MemoryEntry] = {}
+        with self._reading() as connection:
+            for chunk in _chunks(ids):
+                for row in connection.execute(_ENTRIES_BY_ID, {"user": user_id, "ids": chunk}):
+                    found[row.id] = read_entry(row)
+        return found
+
+    def resolve(self, user_id: str, any_id: str) -> MemoryEntry | None:
+        """The entry with this id, or the one made from the turn with this id."""
+        ids = [any_id, entry_id(user_id, "turn", [any_id])]
+        return next(iter(self.entries_by_id(user_id, ids).values()), None)
+
+    def passages_of(self, user_id: str, entry: str) -> list[tuple[Passage, np.ndarray[Any, Any]]]:
+        """Passages of an entry with their vectors, in order."""
+        c = s.passages.c
+        statement = select(c.start, c.end, c.vector).where(c.user_id == user_id, c.entry_id == entry).order_by(c.n)
+        with self._reading() as connection:
+            return [
+                (Passage(row.start, row.end), np.frombuffer(row.vector, "<f4")) for row in connection.execute(statement)
+            ]
+
+    def list_entries(self, scope: Scope, filter: Filter, limit: int, offset: int) -> list[MemoryEntry]:
+        """Entries that pass the filter, oldest first."""
+        e = s.entries.c
+        statement = select(s.entries).where(*conditions(scope, filter)).order_by(e.timestamp_us, e.seq, e.id)
+        out: list[MemoryEntry] = []
+        with self._reading() as connection:
+            if filter.metadata is None:
+                return [read_entry(row) for row in connection.execute(statement.limit(limit).offset(offset))]
+            for row in connection.execute(statement):
+                if matches_metadata(row.metadata, filter.metadata):
+                    offset -= 1
+                    if offset < 0:
+                        out.append(read_entry(row))
+                if len(out) == limit:
+                    break
+        return out
+
+    def turns_of(self, user_id: str) -> Iterator[Turn]:
+        """Every turn of the user, session by session, in order; read in batches."""
+        t = s.turns.c
+        last = ("", -1)
+        while True:
+            after = or_(t.session_id > last[0], and_(t.session_id == last[0], t.seq > last[1]))
+            statement = select(s.turns).where(t.user_id == user_id, after).order_by(t.session_id, t.seq).limit(1000)
+            with self._reading() as connection:
+                rows = connection.execute(statement).all()
+            if not rows:
+                return
+            yield from map(_read_turn, rows)
+            last = (rows[-1].session_id, rows[-1].seq)
+
+    def history(self, user_id: str, entry: str) -> list[Change]:
+        """What happened to an entry, oldest first."""
+        j = s.journal.c
+        statement = select(s.journal).where(j.user_id == user_id, j.entry_id == entry).order_by(j.seq)
+        with self._reading() as connection:
+            return [
+                Change(r.entry_id, datetime.fromisoformat(r.at), r.actor, r.operation, r.before, r.after)
+                for r in connection.execute(statement)
+            ]
+
+    def counts(self, user_id: str | None = None) -> dict[str, int]:
+        """Rows by table, of one user or of all."""
+        out = {}
+        with self._reading() as connection:
+            for table in USER_TABLES_SHOWN:
+                statement = select(func.count()).select_from(table)
+                if user_id is not None:
+                    statement = statement.where(table.c.user_id == user_id)
+                out[table.name] = int(connection.execute(statement).scalar_one())
+        return out
+
+    # ------------------------------------------------------------------ forgetting
+    def forget(self, scope: Scope, ids: Sequence[str] | None = None, before: datetime | None = None) -> dict[str, int]:
+        """Remove the turns that meet all conditions, with all that was made from them.
+
+        Returns:
+            rows removed, by table.
+        """
+        with self._writing() as connection:
+            if self._version(connection, scope.user_id) is None:
+                return {table.name: 0 for table in s.USER_TABLES}
+            if scope.session_id is None and ids is None and before is None:
+                return {
+                    table.name: connection.execute(delete(table).where(table.c.user_id == scope.user_id)).rowcount
+                    for table in s.USER_TABLES
+                }
+            turns, entries = self._doomed(connection, scope, ids, before)
+            return self._remove(connection, scope.user_id, turns, entries)
+
+    def _doomed(
+        self, connection: Connection, scope: Scope, ids: Sequence[str] | None, before: datetime | None
+    ) -> tuple[list[str], list[str]]:
+        e = s.entries.c
+        where = [e.user_id == scope.user_id]
+        if scope.session_id is not None:
+            where.append(e.session_id == scope.session_id)
+        if before is not None:
+            where.append(e.timestamp_us < to_us(before))
+        wanted = None if ids is None else set(ids) | {entry_id(scope.user_id, "turn", [i]) for i in ids}
+        turns: set[str] = set()
+        entries: set[str] = set()
+        for row in connection.execute(select(e.id, e.kind, e.sources).where(*where)):
+            if wanted is None or row.id in wanted:
+                entries.add(row.id)
+                if row.kind == "turn":
+                    turns.update(row.sources)
+        derived = select(e.id, e.sources).where(e.user_id == scope.user_id, e.kind != "turn")
+        entries.update(made for made, sources in connection.execute(derived) if turns.intersection(sources))
+        return sorted(turns), sorted(entries)
+
+    def _remove(
+        self, connection: Connection, user_id: str, turns: Sequence[str], entries: Sequence[str]
+    ) -> dict[str, int]:
+        gone = {table.name: 0 for table in s.USER_TABLES}
+
+        def drop(column: Any, ids: Sequence[str]) -> None:
+            for chunk in _chunks(ids):
+                rows = and_(column.table.c.user_id == user_id, column.in_(chunk))
+                gone[column.table.name] += connection.execute(delete(column.table).where(rows)).rowcount
+
+        touched: set[str] = set()
+        for chunk in _chunks(turns):
+            of_turn = select(s.turns.c.session_id).where(s.turns.c.user_id == user_id, s.turns.c.id.in_(chunk))
+            touched.update(connection.execute(of_turn.distinct()).scalars())
+        for table in (s.index_outbox, s.journal, s.passages):
+            drop(table.c.entry_id, entries)
+        drop(s.update_queue.c.memory_id, entries)
+        drop(s.update_queue.c.candidate_id, entries)
+        drop(s.entries.c.id, entries)
+        drop(s.turns.c.id, turns)
+        for session_id in sorted(touched):
+            gone["sessions"] += self._recount_session(connection, user_id, session_id)
+        connection.execute(
+            update(s.users)
+            .where(s.users.c.user_id == user_id)
+            .values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex)
+        )
+        return gone
+
+    def _recount_session(self, connection: Connection, user_id: str, session_id: str) -> int:
+        t, c = s.turns.c, s.sessions.c
+        left = connection.execute(
+            select(func.count(), func.coalesce(func.sum(t.tokens), 0)).where(
+                t.user_id == user_id, t.session_id == session_id
+            )
+        ).one()
+        of_session = and_(c.user_id == user_id, c.session_id == session_id)
+        if left[0] == 0:
+            return connection.execute(delete(s.sessions).where(of_session)).rowcount
+        connection.execute(update(s.sessions).where(of_session).values(turns=left[0], total_tokens=left[1]))
+        return 0
+
+    # ------------------------------------------------------------------ maintenance, all users
+    def read_meta(self, key: str) -> str | None:
+        """One value of the ``meta`` table."""
+        with self._reading() as connection:
+            return migrations.read_meta(connection, key)
+
+    def write_meta(self, values: Mapping[str, str]) -> None:
+        """Set values of the ``meta`` table."""
+        with self._writing() as connection:
+            for key, value in values.items():
+                migrations.write_meta(connection, key, value)
+
+    def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Set the values that are not set yet, whoever comes first; returns what holds now."""
+        with self._reading() as connection:
+            found = {key: migrations.read_meta(connection, key) for key in values}
+        if None in found.values():
+            with self._writing() as connection:
+                for key, value in values.items():
+                    if migrations.read_meta(connection, key) is None:
+                        migrations.write_meta(connection, key, value)
+                found = {key: migrations.read_meta(connection, key) for key in values}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def requeue(self, *, everything: bool) -> int:
+        """Put entries without passages, or all entries, into the outbox again.
+
+        Returns:
+            how many were put there.
+        """
+        with self._writing() as connection:
+            if everything:
+                connection.execute(delete(s.passages))
+                connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
+            rows = [{"user_id": u, "entry_id": i, "attempts": 0} for u, i in connection.execute(_LACKING)]
+            if rows:
+                connection.execute(insert(s.index_outbox), rows)
+            return len(rows)
+
+    def lacking(self) -> int:
+        """Entries that are neither encoded nor waiting for the encoder."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(_LACKING.subquery())).scalar_one())
+
+    def integrity(self) -> list[str]:
+        """Contradictions in the database, in words; empty when it is sound."""
+        e, t, c = s.entries.c, s.turns.c, s.sessions.c
+        made = select(e.id).where(
+            e.user_id == t.user_id, e.kind == "turn", e.session_id == t.session_id, e.seq == t.seq
+        )
+        said = select(t.id).where(t.user_id == e.user_id, t.session_id == e.session_id, t.seq == e.seq)
+        counted = select(func.count()).where(t.user_id == c.user_id, t.session_id == c.session_id).scalar_subquery()
+        checks = {
+            "turns without an entry": select(func.count()).select_from(s.turns).where(~made.exists()),
+            "entries without a turn": select(func.count())
+            .select_from(s.entries)
+            .where(e.kind == "turn", ~said.exists()),
+            "sessions with a wrong count": select(func.count()).select_from(s.sessions).where(c.turns != counted),
+        }
+        with self._reading() as connection:
+            found = dialect.integrity_errors(connection)
+            for name, statement in checks.items():
+                n = int(connection.execute(statement).scalar_one())
+                if n:
+                    found.append(f"{n} {name}")
+            return found
+
+    def failures(self, user_id: str | None = None) -> list[str]:
+        """Distinct reasons why entries could not be encoded."""
+        statement = select(s.index_outbox.c.error).where(s.index_outbox.c.error.is_not(None)).distinct().limit(5)
+        if user_id is not None:
+            statement = statement.where(s.index_outbox.c.user_id == user_id)
+        with self._reading() as connection:
+            return list(connection.execute(statement).scalars())
+
+
+USER_TABLES_SHOWN = (s.sessions, s.turns, s.entries, s.passages, s.index_outbox, s.journal)
+
+_E, _P = s.entries.c, s.passages.c
+_O = s.index_outbox.c
+_LACKING = select(_E.user_id, _E.id).where(
+    ~select(_O.entry_id).where(_O.user_id == _E.user_id, _O.entry_id == _E.id).exists(),
+    ~select(_P.entry_id).where(_P.user_id == _E.user_id, _P.entry_id == _E.id).exists(),
+)
+_VERSION = select(s.users.c.version, s.users.c.epoch).where(s.users.c.user_id == bindparam("user"))
+_CHANGED_ENTRIES = (
+    select(
+        _E.id, _E.session_id, _E.seq, _E.kind, _E.memory, _E.role, _E.speaker, _E.timestamp, _E.timestamp_us,
+        _E.tokens, _E.language, _E.importance, _E.valid_from_us, _E.valid_to_us, _E.superseded_by,
+        _E.expires_at_us, _E.sources, _E.metadata,
+    )
+    .where(_E.user_id == bindparam("user"), _E.rev > bindparam("after"))
+    .order_by(_E.rev, _E.session_id, _E.seq, _E.id)
+)  # fmt: skip
+_CHANGED_PASSAGES = (
+    select(_P.entry_id, _P.n, _P.start, _P.end, _P.vector, _P.piece_ids, _P.pieces)
+    .where(_P.user_id == bindparam("user"), _P.rev > bindparam("after"))
+    .order_by(_P.rev, _P.entry_id, _P.n)
+)
+_ENTRIES_BY_ID = select(s.entries).where(_E.user_id == bindparam("user"), _E.id.in_(bindparam("ids", expanding=True)))
+
+
+def conditions(scope: Scope, filter: Filter) -> list[ColumnElement[bool]]:
+    """The filter as SQL, always with the scope. Metadata is matched by the caller."""
+    e = s.entries.c
+    now = to_us(filter.as_of or datetime.now(timezone.utc))
+    out: list[ColumnElement[bool]] = [e.user_id == scope.user_id]
+    if scope.session_id is not None:
+        out.append(e.session_id == scope.session_id)
+    for column, values in (
+        (e.session_id, filter.session_ids),
+        (e.kind, filter.kinds),
+        (e.role, filter.roles),
+        (e.speaker, filter.speakers),
+    ):
+        if values is not None:
+            out.append(column.in_(list(values)))
+    if filter.since is not None:
+        out.append(e.timestamp_us >= to_us(filter.since))
+    if filter.until is not None:
+        out.append(e.timestamp_us <= to_us(filter.until))
+    if filter.min_importance is not None:
+        out.append(e.importance >= filter.min_importance)
+    if filter.as_of is not None:
+        out.append(and_(e.timestamp_us <= now, or_(e.valid_from_us.is_(None), e.valid_from_us <= now)))
+    if not filter.include_superseded:
+        out.append(or_(e.valid_to_us.is_(None), e.valid_to_us > now))
+        out.append(or_(e.expires_at_us.is_(None), e.expires_at_us > now))
+    return out
+
+
+def read_entry(row: Row[Any]) -> MemoryEntry:
+    """One row of ``entries`` as the public type."""
+    event = (from_us(row.event_start_us), from_us(row.event_end_us))
+    return MemoryEntry(
+        id=row.id,
+        user_id=row.user_id,
+        session_id=row.session_id,
+        kind=row.kind,
+        memory=row.memory,
+        timestamp=datetime.fromisoformat(row.timestamp),
+        session_time=datetime.fromisoformat(row.session_time),
+        source_messages=tuple(row.sources),
+        role=row.role,
+        speaker=row.speaker,
+        summary=row.summary,
+        metadata=row.metadata,
+        importance=row.importance,
+        topic_id=row.topic_id,
+        compressed=row.compressed,
+        event_time=None if event[0] is None or event[1] is None else (event[0], event[1]),
+        valid_from=from_us(row.valid_from_us),
+        valid_to=from_us(row.valid_to_us),
+        superseded_by=row.superseded_by,
+        expires_at=from_us(row.expires_at_us),
+        version=row.version,
+    )
+
+
+def _read_turn(row: Row[Any]) -> Turn:
+    return Turn(
+        id=row.id,
+        user_id=row.user_id,
+        session_id=row.session_id,
+        seq=row.seq,
+        role=row.role,
+        content=row.content,
+        speaker=row.speaker,
+        timestamp=datetime.fromisoformat(row.timestamp),
+        session_time=datetime.fromisoformat(row.session_time),
+        tokens=row.tokens,
+        compressed_tokens=row.compressed_tokens,
+        content_hash=row.content_hash,
+        state=row.state,
+        metadata=row.metadata,
+    )
+
+
+def _passage_rows(user_id: str, encoded: Encoded, rev: int) -> Iterator[dict[str, Any]]:
+    for n, (passage, encoding) in enumerate(encoded.passages):
+        yield {
+            "user_id": user_id,
+            "entry_id": encoded.entry_id,
+            "n": n,
+            "rev": rev,
+            "start": passage.start,
+            "end": passage.end,
+            "vector": np.ascontiguousarray(encoding.vector, "<f4").tobytes(),
+            "piece_ids": np.ascontiguousarray(encoding.piece_ids, "<u4").tobytes(),
+            "pieces": np.ascontiguousarray(encoding.pieces, "i1").tobytes(),
+        }
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+    unique = list(dict.fromkeys(ids))
+    for start in range(0, len(unique), _CHUNK):
+        yield unique[start : start + _CHUNK]
+
+
+@contextmanager
+def _maybe(lock: Any) -> Iterator[None]:
+    if lock is None:
+        yield
+    else:
+        with lock:
+            yield

@@ -1,0 +1,26 @@
+"""Settings of every test run: no network, repeatable examples, no file left in the work tree."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports huggingface_hub, which reads them once. Child processes inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+# `ci` draws the same examples on every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+_SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, database=None, print_blob=True, **_SHARED)
+settings.register_profile("explore", max_examples=1_000, database=None, print_blob=True, **_SHARED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _outside_the_work_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run in a scratch folder, so that a relative path, such as the default database, lands there."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)

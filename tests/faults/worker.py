@@ -1,0 +1,105 @@
+"""A process that writes to a memory until it is killed or its time is up. Not a test.
+
+    worker.py add PATH NAME START     batches from number START on, without end
+    worker.py mix PATH NAME SECONDS   adds, searches and forgets its own sessions
+    worker.py lock PATH               holds the write lock until its input is closed
+
+``add`` prints the ids of a batch on one line after ``add`` has returned. ``mix`` prints what must be
+there at the end, as one line of JSON: user to ids. Each says ``ready`` first.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import sys
+import time
+
+from lightmem_integrations import LightMem
+from lightmem_integrations.testing.embedders import HashEmbedder
+
+BATCH_SIZES = (1, 5, 2, 3)
+SHARED = "everybody"
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def batch(name: str, number: int) -> list[dict[str, str]]:
+    """The messages of one batch; the same each time, so that it can be sent again."""
+    size = BATCH_SIZES[number % len(BATCH_SIZES)]
+    return [
+        {"role": "user", "id": f"{name}-{number}-{i}", "content": f"{name} noted marker{name}x{number}x{i} today."}
+        for i in range(size)
+    ]
+
+
+def add(path: str, name: str, start: int) -> None:
+    with LightMem(path, embedder=HashEmbedder()) as memory:
+        say("ready")
+        number = start
+        while True:
+            user = SHARED if number % 2 else name
+            result = memory.add(batch(name, number), user_id=user, session_id=f"s{number % 3}")
+            say(" ".join((user, *result.ids)))
+            number += 1
+
+
+def mix(path: str, name: str, seconds: float) -> None:
+    with LightMem(path, embedder=HashEmbedder()) as memory:
+        say("ready")
+        sys.stdin.readline()  # all start together
+        held = mixed(memory, name, time.monotonic() + seconds)
+        say(json.dumps({user: sorted(ids) for user, ids in held.items()}))
+
+
+def mixed(memory: LightMem, name: str, until: float) -> dict[str, set[str]]:
+    """Adds, searches and forgets at random in sessions of its own, checking each answer.
+
+    Returns:
+        ids that must be there at the end, by user.
+    """
+    draw = random.Random(name)
+    held: dict[str, dict[str, set[str]]] = {SHARED: {}, name: {}}
+    number = 0
+    while time.monotonic() < until:
+        number += 1
+        user, session = draw.choice((SHARED, name)), f"{name}-{draw.randrange(4)}"
+        mine = held[user].setdefault(session, set())
+        act = draw.random()
+        if act < 0.5:
+            result = memory.add(batch(f"{name}.{user}", number), user_id=user, session_id=session)
+            assert not result.errors, result.errors
+            mine.update(result.ids)
+        elif act < 0.9:
+            hits = memory.search(f"{name} noted today", user_id=user, session_id=session, k=5)
+            assert len(hits) == min(5, len(mine)), (len(hits), len(mine))
+            assert mine.issuperset(i for hit in hits for i in hit.source_ids)
+        else:
+            assert memory.forget(user_id=user, session_id=session).entries == len(mine)
+            mine.clear()
+    return {user: set().union(*sessions.values()) for user, sessions in held.items()}
+
+
+def lock(path: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    say("ready")
+    sys.stdin.read()
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["add", path, name, start]:
+            add(path, name, int(start))
+        case ["mix", path, name, seconds]:
+            mix(path, name, float(seconds))
+        case ["lock", path]:
+            lock(path)
+        case _:
+            sys.exit(__doc__)
