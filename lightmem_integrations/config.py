@@ -43,13 +43,15 @@ class LightMemConfig(BaseModel):
     recency_half_life_days: float = Field(default=30.0, gt=0, description="Age at which recency is one half (days).")
     importance_weight: float = Field(default=0.0, ge=0, description="Weight of the `importance` signal.")
     conversation_gap_hours: float = Field(
-        default=24.0, gt=0, description="Turns of one session further apart than this are not neighbours (hours)."
+        default=12.0, gt=0, description="Turns of one session further apart than this are not neighbours (hours)."
     )
     fuzzy: bool = Field(default=True, description="Match misspelt query words that this user never used.")
     query_cache_size: int = Field(default=1_000, ge=0, description="Query encodings kept in memory (entries).")
     index_cache_mb: int = Field(default=1_024, ge=1, description="Working sets of users kept in memory (MiB).")
     index_wait_seconds: float = Field(
-        default=60.0, ge=0, description="How long `add` waits for the embedder before it leaves the rest pending."
+        default=30.0,
+        ge=0,
+        description="How long `add` waits for an embedder that gets nothing done, before it leaves the rest pending.",
     )
     busy_timeout_seconds: float = Field(
         default=30.0, ge=0, description="How long a write waits for another process's lock."

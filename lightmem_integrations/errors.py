@@ -8,6 +8,9 @@
     ├── MissingDependencyError an optional package is not installed; names the extra (also an ImportError)
     ├── EmbedderError          the embedding model failed or returned something unusable
     │   └── ModelNotFoundError no model file could be found; names the ways to get one
+    ├── LLMError               the language model could not be reached or refused; what it was for stays pending
+    │   ├── LLMQuotaError      the daily token quota is used up; names the hour of its return
+    │   └── LLMResponseError   it answered, but with nothing that can be used
     └── StorageError           the database could not do what was asked
         ├── StorageBusyError   another process held the lock for longer than the busy timeout
         ├── CorruptDataError   the file is damaged or is not a LightMem database
@@ -26,6 +29,9 @@ __all__ = [
     "CorruptDataError",
     "EmbedderError",
     "EmbedderMismatchError",
+    "LLMError",
+    "LLMQuotaError",
+    "LLMResponseError",
     "LightMemError",
     "MissingDependencyError",
     "ModelNotFoundError",
@@ -74,6 +80,18 @@ class EmbedderError(LightMemError):
 
 class ModelNotFoundError(EmbedderError):
     """No model file was found in any of the places that were searched."""
+
+
+class LLMError(LightMemError):
+    """A language model could not be reached, or refused, after every retry and fallback model."""
+
+
+class LLMQuotaError(LLMError):
+    """The daily token quota is used up; no call was made."""
+
+
+class LLMResponseError(LLMError):
+    """A language model answered, but with nothing that can be used."""
 
 
 class StorageError(LightMemError):

@@ -17,6 +17,7 @@ import numpy as np
 from lightmem_integrations.config import LightMemConfig
 from lightmem_integrations.core.analyze import ANALYZER_VERSION, terms
 from lightmem_integrations.core.encode import name_of
+from lightmem_integrations.core.indexer import Indexer
 from lightmem_integrations.core.ingest import Ingest
 from lightmem_integrations.core.ports import Embedder
 from lightmem_integrations.core.rank import Options
@@ -39,8 +40,15 @@ from lightmem_integrations.core.types import (
     Profile,
     Scope,
     Strategy,
+    check_identifier,
 )
-from lightmem_integrations.errors import EmbedderError, EmbedderMismatchError, UsageError
+from lightmem_integrations.errors import (
+    ClosedError,
+    CorruptDataError,
+    EmbedderError,
+    EmbedderMismatchError,
+    UsageError,
+)
 from lightmem_integrations.models.embed import make_embedder
 from lightmem_integrations.stores.exact import ExactIndex
 from lightmem_integrations.stores.sql.store import SqlStore
@@ -54,6 +62,8 @@ T = TypeVar("T")
 Hits = list[Hit]
 Entries = list[MemoryEntry]
 Changes = list[Change]
+
+_MOST = 2**31 - 1
 
 
 class LightMem:
@@ -100,10 +110,19 @@ class LightMem:
         self._embedder = make_embedder(config) if embedder is None else embedder
         self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
         self._index = ExactIndex(self._store, config.index_cache_mb << 20, config.conversation_gap_hours)
-        self._ingest = Ingest(self._store, self._embedder, config.index_wait_seconds, config.threads)
+        self._indexer = (
+            None
+            if self._embedder is None
+            else Indexer(self._store, self._embedder, self._shape, self._agree_on_shape, config.index_wait_seconds)
+        )
+        self._ingest = Ingest(self._store, self._embedder, self._indexer)
         self._queries = QueryEncoder(self._embedder, config.query_cache_size)
         self._recall = Recall(
-            self._store, self._index, self._queries, fuzzy=config.fuzzy, on_pending=self._ingest.nudge
+            self._store,
+            self._index,
+            self._queries,
+            fuzzy=config.fuzzy,
+            on_pending=self._indexer.nudge if self._indexer else lambda user_id: None,
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="lightmem")
 
@@ -140,9 +159,8 @@ class LightMem:
         Raises:
             EmbedderError: some could not be encoded; they stay pending.
         """
-        if user_id is None:
-            return sum(self._ingest.drain(user) for user in self._store.pending_users())
-        return self._ingest.drain(Scope(user_id, session_id).user_id)
+        users = self._store.pending_users() if user_id is None else [Scope(user_id, session_id).user_id]
+        return sum(self._indexer.drain(user) for user in users) if self._indexer else 0
 
     def forget(
         self,
@@ -166,12 +184,10 @@ class LightMem:
         Raises:
             UsageError: a single string as ``ids``, or ``before`` without a timezone.
         """
-        if isinstance(ids, str):
-            raise UsageError("ids", "must be a list of ids, not one string", ids)
-        if before is not None and before.tzinfo is None:
+        if before is not None and (not isinstance(before, datetime) or before.tzinfo is None):
             raise UsageError("before", "must be a timezone-aware datetime", before)
         scope = Scope(user_id, session_id)
-        report = ForgetReport(self._store.forget(scope, None if ids is None else list(ids), before))
+        report = ForgetReport(self._store.forget(scope, None if ids is None else _id_list(ids), before))
         self._index.drop(user_id)
         return report
 
@@ -211,7 +227,7 @@ class LightMem:
         hits = self._recalled(scope, query, k, strategy, profile, filter).hits
         if score_threshold is None:
             return hits
-        if not 0 <= score_threshold <= 1:
+        if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
             raise UsageError("score_threshold", "must lie in 0..1", score_threshold)
         return [hit for hit in hits if hit.score >= score_threshold]
 
@@ -254,15 +270,15 @@ class LightMem:
         Raises:
             UsageError: when it is not there any more, or is not this user's.
         """
-        entry = self.get(hit.entry.id, user_id=user_id)
+        entry = self.get(hit.entry.id, user_id=user_id) if isinstance(hit, Hit) else None
         if entry is None:
-            raise UsageError("hit", "must be of an entry that this user still has", hit.entry.id)
+            raise UsageError("hit", "must be of an entry that this user still has", hit)
         return entry
 
     def get(self, id: str, *, user_id: str) -> MemoryEntry | None:
         """One entry with its embedding, by entry id or by message id; None when there is none."""
         scope = Scope(user_id)
-        entry = self._store.resolve(scope.user_id, id)
+        entry = self._store.resolve(scope.user_id, check_identifier("id", id))
         if entry is None:
             return None
         passages = self._store.passages_of(scope.user_id, entry.id)
@@ -287,9 +303,9 @@ class LightMem:
             UsageError: a negative ``limit`` or ``offset``, or ``kinds`` here and in the filter.
         """
         for name, value in (("limit", limit), ("offset", offset)):
-            if not isinstance(value, int) or value < 0:
-                raise UsageError(name, "must be a whole number of at least 0", value)
-        wanted = filter or Filter()
+            if not isinstance(value, int) or not 0 <= value <= _MOST:
+                raise UsageError(name, f"must be a whole number in 0..{_MOST}", value)
+        wanted = _filter(filter)
         if kinds is not None:
             if wanted.kinds is not None:
                 raise UsageError("kinds", "must be given once, here or in the filter", kinds)
@@ -299,7 +315,7 @@ class LightMem:
     def history(self, entry_id: str, *, user_id: str) -> Changes:
         """What happened to an entry, oldest first; empty when there is no such entry."""
         scope = Scope(user_id)
-        entry = self._store.resolve(scope.user_id, entry_id)
+        entry = self._store.resolve(scope.user_id, check_identifier("entry_id", entry_id))
         return self._store.history(scope.user_id, entry.id if entry else entry_id)
 
     # ------------------------------------------------------------------ moving
@@ -317,7 +333,7 @@ class LightMem:
         Raises:
             UsageError: naming the line at fault; nothing was written.
         """
-        return self._ingest.add_turns(Scope(user_id).user_id, read_export(Path(path)), "import")
+        return self._ingest.restore(Scope(user_id).user_id, read_export(Path(path)))
 
     # ------------------------------------------------------------------ looking after it
     def stats(self, *, user_id: str | None = None) -> dict[str, Any]:
@@ -346,16 +362,23 @@ class LightMem:
         """Compare what is stored with what should be, and mend it on demand.
 
         Args:
-            repair: encode what is pending or lacks its vectors.
+            repair: encode what is pending or lacks its vectors, and write the file anew, so that
+                nothing that was forgotten is left in its free space.
             user_id: whose pending entries to count; None for everybody's. The database itself is
                 always checked as a whole.
         """
-        faults = self._store.integrity()
-        lacking = self._store.lacking() if self._embedder is not None else 0
+        if user_id is not None:
+            Scope(user_id)
+        try:
+            faults = self._store.integrity()
+        except CorruptDataError as error:
+            return DoctorReport((Finding("database", False, str(error), 1),))
+        lacking = self._store.lacking() if self._indexer else 0
         pending = self._store.pending_count(user_id)
         mended, failure = (0, "")
-        if repair and self._embedder is not None:
+        if repair:
             mended, failure = self._repair(lacking)
+            self._store.compact()
         left = self._store.pending_count(user_id)
         reasons = "; ".join(self._store.failures(user_id)) or failure
         return DoctorReport(
@@ -379,7 +402,8 @@ class LightMem:
         for user in self._store.pending_users():
             before = self._store.pending_count(user)
             try:
-                self._ingest.drain(user)
+                if self._indexer:
+                    self._indexer.drain(user)
             except EmbedderError as error:
                 failure = str(error)
             mended += before - self._store.pending_count(user)
@@ -396,13 +420,14 @@ class LightMem:
     ) -> int:
         """Encode every entry anew, with the embedder of ``config`` or the one given.
 
-        Nothing but the vectors changes. Killed half-way, the rest is pending and the next call goes on.
+        Nothing but the vectors changes. Killed half-way, the rest is pending, and ``flush`` or
+        ``doctor(repair=True)`` goes on with it. Without an embedder it removes the vectors.
 
         Args:
             path_or_url: the database.
             config: names the new embedder.
             embedder: in place of the one that ``config`` names.
-            progress: called with (entries done, entries in all) after each user.
+            progress: called now and then with (entries done, entries in all).
 
         Returns:
             entries encoded.
@@ -415,22 +440,29 @@ class LightMem:
         memory._setup(path_or_url, config or LightMemConfig(), embedder)
         try:
             memory._ingest.load()
+            memory._store.drop_meta(("dim", "token_dim"))
             memory._store.write_meta(memory._identity())
-            if memory._embedder is None:
+            if memory._indexer is None:
+                memory._store.drop_encoded()
                 return 0
             memory._store.requeue(everything=True)
             total, done = memory._store.pending_count(), 0
             for user in memory._store.pending_users():
-                done += memory._ingest.drain(user)
-                if progress is not None:
-                    progress(done, total)
+
+                def told(encoded: int, before: int = done) -> None:
+                    if progress is not None:
+                        progress(before + encoded, total)
+
+                done += memory._indexer.drain(user, told)
+                told(0, done)
             return done
         finally:
             memory.close()
 
     def close(self) -> None:
         """Stop the threads and give back the connections. What is pending stays so. Safe to repeat."""
-        self._ingest.close()
+        if self._indexer:
+            self._indexer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._store.close()
 
@@ -477,15 +509,28 @@ class LightMem:
             recency_half_life_days=config.recency_half_life_days,
             importance_weight=config.importance_weight,
         )
-        return self._recall.search(scope, query, k, filter or Filter(), options)
+        return self._recall.search(scope, query, k, _filter(filter), options)
 
     def _identity(self) -> dict[str, str]:
         dim = getattr(self._embedder, "dim", None)
-        return {
-            "embedder": name_of(self._embedder),
-            "analyzer": str(ANALYZER_VERSION),
-            **({"dim": str(dim)} if dim is not None else {}),
-        }
+        identity = {"embedder": name_of(self._embedder), "analyzer": str(ANALYZER_VERSION)}
+        return identity if dim is None else identity | {"dim": str(dim)}
+
+    def _shape(self) -> tuple[int, int] | None:
+        """(dim, token_dim) of the vectors that are stored, or that the embedder declares; None if unknown."""
+        dim, token_dim = (self._store.read_meta(key) for key in ("dim", "token_dim"))
+        if dim is not None and token_dim is not None:
+            return int(dim), int(token_dim)
+        declared = getattr(self._embedder, "dim", None)
+        return None if declared is None else (int(declared), int(getattr(self._embedder, "token_dim", 0)))
+
+    def _agree_on_shape(self, shape: tuple[int, int]) -> None:
+        mine = {"dim": str(shape[0]), "token_dim": str(shape[1])}
+        found = self._store.claim_meta(mine)
+        if found != mine:
+            raise EmbedderError(
+                f"{name_of(self._embedder)} gave vectors of (dim, token_dim) {shape}; the database has {found}"
+            )
 
     def _check_identity(self) -> None:
         mine = self._identity()
@@ -498,7 +543,11 @@ class LightMem:
             )
 
     async def _run(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+        except RuntimeError as error:
+            raise ClosedError(f"{self._store.path} was closed; open a new LightMem") from error
+        return await future
 
     # ------------------------------------------------------------------ async twins
     async def aadd(self, messages: Any, *, user_id: str, session_id: str | None = None) -> AddResult:
@@ -624,6 +673,18 @@ class LightMem:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _filter(value: Filter | None) -> Filter:
+    if value is not None and not isinstance(value, Filter):
+        raise UsageError("filter", "must be a Filter", value)
+    return value or Filter()
+
+
+def _id_list(values: Iterable[str]) -> list[str]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError("ids", "must be a list of ids", values)
+    return [check_identifier("ids", value) for value in values]
 
 
 class ScopedMemory:

@@ -28,7 +28,14 @@ def write_export(path: Path, turns: Iterable[Turn]) -> int:
 
     Returns:
         turns written.
+
+    Raises:
+        UsageError: the folder does not exist, or the path is no plain file.
     """
+    if not path.parent.is_dir():
+        raise UsageError("path", "must be in a folder that exists", str(path))
+    if path.exists() and not path.is_file():
+        raise UsageError("path", "must be a file", str(path))
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     count = 0
     try:
@@ -81,8 +88,8 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path.name} line {n}", "must be JSON in UTF-8", str(error)) from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path.name} line {n}", "must be JSON in UTF-8, not deeply nested", str(error)) from error
         if not isinstance(record, dict):
             raise UsageError(f"{path.name} line {n}", "must be a JSON object", line.decode("utf-8", "replace"))
         yield n, record
@@ -107,4 +114,5 @@ def _turn(record: Mapping[str, Any], where: str) -> NewTurn:
         language=detect_language(message.content),
         content_hash=content_hash(message),
         metadata=message.metadata,
+        origin=f"{where} ",
     )

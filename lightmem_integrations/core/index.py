@@ -30,6 +30,9 @@ REACH = 4
 WINDOW_TOKENS = 250
 """The neighbours on one side of a turn may have this many WordPiece tokens together."""
 
+MAX_PIECE_ID = 1 << 22
+"""No vocabulary is larger; more is a damaged value."""
+
 _FOREVER = np.iinfo(np.int64).max
 _MICROSECONDS_PER_HOUR = 3_600_000_000
 
@@ -226,10 +229,11 @@ class UserIndex:
         self._passages["vector"].extend(np.stack([p.vector for _, p in flat]))
 
     def _append_pieces(self, flat: Sequence[tuple[int, StoredPassage]], owners: NDArray[np.int32]) -> None:
-        width = max(p.pieces.shape[1] for _, p in flat)
+        known = "pieces" in self._passages
+        width = self.passage("pieces").shape[1] if known else max(p.pieces.shape[1] for _, p in flat)
         if not width:
             return
-        if "pieces" not in self._passages:
+        if not known:
             self._passages |= {"pieces": Grow(np.int8, width), "piece_start": Grow(np.int64)}
             missing = len(self._passages["owner"]) - len(flat)
             self._passages["piece_start"].extend(np.arange(missing))
@@ -243,6 +247,8 @@ class UserIndex:
         owner = np.repeat(owners, [len(p.piece_ids) for _, p in flat]).astype(np.int64)
         if not len(ids):
             return
+        if int(ids.max()) >= MAX_PIECE_ID:
+            raise ValueError(f"token id {int(ids.max())} is not one of a vocabulary")
         vocabulary = max(int(ids.max()) + 1, len(self.piece_df))
         distinct = np.unique(owner * vocabulary + ids) % vocabulary
         grown = np.bincount(distinct, minlength=vocabulary).astype(np.int32)
@@ -313,9 +319,10 @@ class UserIndex:
         return self._beside
 
     @property
-    def has_neighbours(self) -> bool:
-        """At least two turns stand side by side."""
-        return bool(self.column("right").any())
+    def is_conversation(self) -> bool:
+        """At least half of the entries have a neighbour."""
+        beside = (self.column("left") > 0) | (self.column("right") > 0)
+        return 2 * int(beside.sum()) >= len(self)
 
     def norms(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What turns sums of vectors into cosines; 1 where there is no vector.

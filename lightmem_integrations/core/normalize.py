@@ -188,23 +188,25 @@ def read_timestamp(value: object, field: str = "timestamp") -> datetime:
 
 
 def spaced(timestamps: Sequence[datetime]) -> list[datetime]:
-    """Set the turns of one session time 500 ms apart, in order of arrival.
+    """Times of turns in order, with those that are equal set apart.
 
-    LightMem gives all messages of a session the session's time and tells them apart by these steps
-    (``MessageNormalizer`` in zjunlp/LightMem).
+    The i-th of a run of equal times moves by i times 500 ms, or by less where the next time is near;
+    others stay. Source: LightMem's ``MessageNormalizer``, which offsets the messages of one session.
 
-    Args:
-        timestamps: timezone-aware times. Only neighbours are compared, so sort them first.
-
-    Returns:
-        The i-th of a run of equal times, counted from 0, moved by i * 500 ms; all others as they are.
+    >>> [t.microsecond for t in spaced([datetime(2023, 5, 20, 12)] * 2)]
+    [0, 500000]
     """
-    moved: list[datetime] = []
-    position = 0
-    for index, moment in enumerate(timestamps):
-        position = position + 1 if index and moment == timestamps[index - 1] else 0
-        moved.append(moment + position * TURN_SPACING)
-    return moved
+    out: list[datetime] = []
+    at = 0
+    while at < len(timestamps):
+        until = at
+        while until < len(timestamps) and timestamps[until] == timestamps[at]:
+            until += 1
+        room = timestamps[until] - timestamps[at] if until < len(timestamps) else None
+        step = min(TURN_SPACING, room / (until - at)) if room and room > timedelta(0) else TURN_SPACING
+        out += [timestamps[at + n] + n * step for n in range(until - at)]  # each in its own zone
+        at = until
+    return out
 
 
 def content_hash(message: Message) -> str:

@@ -55,12 +55,12 @@ PEER = {
 NOTES = {
     "maxsim": 1.0, "dense": 1.0, "bm25_window": 1.0, "dense_window": 1.0, "day": 0.4, "time_word": 0.3,
 }  # fmt: skip
-"""Entries without neighbours: their windows are themselves, so ``dense`` replaces the second MaxSim,
+"""Mostly entries without neighbours: their windows are themselves, so ``dense`` replaces the second MaxSim,
 and what tells one side of a conversation from the other says nothing."""
 
 ASSISTANT = {
     "maxsim": 1.0, "maxsim_window": 1.0, "bm25_window": 1.0, "dense_window": 1.0, "dense": 1.0,
-    "user": 1.0, "length": -1.0, "day": 0.4, "time_word": 0.3,
+    "user": 1.0, "length": -0.7, "day": 0.4, "time_word": 0.3,
 }  # fmt: skip
 """User and assistant: what the user said, and short answers, first."""
 
@@ -71,6 +71,8 @@ INTERSECTION = (100, 50)
 LONG_ANSWER_TOKENS = 100
 QUERY_PIECES = 32
 NEIGHBOUR_DISCOUNT = 0.9
+NOISE = 1e-6
+"""Signals that differ by less are equal: float32 sums of the same numbers differ in their last bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +129,14 @@ class Signals:
         return self._known[name]
 
     def scaled(self, values: Signal) -> Signal:
-        """``mm``: min-max over the entries that may be returned; all-equal values are 1 if positive."""
+        """``mm``: min-max over the entries that may be returned; equal values are ½ where positive."""
         inside = values[self.allowed]
         low, high = inside.min(), inside.max()
         if low == -np.inf:  # entries that do not have the signal get its least value
             inside = inside[inside > -np.inf]
             low, high = (inside.min(), inside.max()) if len(inside) else (0.0, 0.0)
-        if high == low:
-            return np.where(values > -np.inf, float(high > 0), 0.0)
+        if high - low <= NOISE * max(1.0, abs(high)):
+            return np.where(values > -np.inf, 0.5 * float(high > 0), 0.0)  # says nothing of one against another
         return np.asarray(((values - low) * (1 / (high - low))).clip(0, 1))
 
     # ------------------------------------------------------------------ keywords
@@ -351,15 +353,13 @@ def _best(
 
 
 def _passage(signals: Signals, entry: int) -> tuple[int, int] | None:
-    """Offsets of the passage to show: the nearest to the query; None for a whole entry."""
+    """Offsets of the passage that is nearest to the query; None for a whole entry, or without vectors."""
     index = signals.index
     first, count = int(index.column("first")[entry]), int(index.column("count")[entry])
-    if count < 2:
+    if count < 2 or signals.query.encoding is None:
         return None
-    best = first
-    if signals.query.encoding is not None:
-        vectors = index.passage("vector")[first : first + count]
-        best += int((vectors @ signals.query.encoding.vector).argmax())
+    vectors = index.passage("vector")[first : first + count]
+    best = first + int((vectors @ signals.query.encoding.vector).argmax())
     return int(index.passage("start")[best]), int(index.passage("end")[best])
 
 
@@ -378,13 +378,13 @@ def profile_of(index: UserIndex) -> str:
     """The profile that fits a memory, by the roles and lengths of its turns.
 
     ``assistant`` where a tenth of the entries are an assistant's and these are long on average;
-    ``notes`` where nothing has a neighbour; else ``peer``.
+    ``notes`` where most entries have no neighbour; else ``peer``.
     """
     of_assistant = index.column("role") == ROLES.index("assistant")
     tokens = index.column("tokens")[of_assistant]
     if len(tokens) * 10 >= len(index) and float(tokens.mean() if len(tokens) else 0) > LONG_ANSWER_TOKENS:
         return "assistant"
-    return "peer" if index.has_neighbours else "notes"
+    return "peer" if index.is_conversation else "notes"
 
 
 _Scored = tuple[Signal, dict[str, Signal], float]
@@ -392,11 +392,19 @@ _Scored = tuple[Signal, dict[str, Signal], float]
 
 def _late(signals: Signals, profile: str) -> _Scored:
     weights = {"peer": PEER, "assistant": ASSISTANT, "notes": NOTES}[profile]
-    parts = {name: weight * signals[name] for name, weight in weights.items()}
+    parts = {name: weight * _or_keywords(signals, name) for name, weight in weights.items()}
     scored = np.where(signals["piece_matches"][:, 0] > -1, 0.0, -np.inf)
     if len(signals.index.passage("pieces")) <= signals.options.late_max_pieces:
         scored[:] = 0.0  # an entry that waits for the embedder is found by its words
     return scored + sum(parts.values()), parts, sum(w for w in weights.values() if w > 0)
+
+
+def _or_keywords(signals: Signals, name: str) -> Signal:
+    """A signal; where it needs vectors and the entry has none yet, the entry's words speak for it."""
+    encoded = signals.index.column("count") > 0
+    if name not in ("maxsim", "maxsim_window", "dense", "dense_window") or encoded.all():
+        return signals[name]
+    return np.where(encoded, signals[name], signals.scaled(signals["bm25"]))
 
 
 def _weighted(signals: Signals, profile: str) -> _Scored:

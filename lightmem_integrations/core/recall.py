@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,13 +10,17 @@ from threading import Lock
 
 import numpy as np
 
-from lightmem_integrations.core.analyze import detect_language, expand_unknown, query_weights
+from lightmem_integrations.core.analyze import detect_language, expand_unknown, query_weights, terms
 from lightmem_integrations.core.encode import encode_query
 from lightmem_integrations.core.index import UserIndex
+from lightmem_integrations.core.passages import cut
 from lightmem_integrations.core.ports import Embedder, Index, Store
 from lightmem_integrations.core.rank import Options, Query, Ranked, rank
+from lightmem_integrations.core.tokens import wordpiece
 from lightmem_integrations.core.types import Encoding, Filter, Hit, MemoryEntry, Passage, Scope
 from lightmem_integrations.errors import EmbedderError
+
+_WORD = re.compile(r"[^\W\d_]+")
 
 GUESS_WEIGHT = 0.5
 """Weight of a known term that a query word may be a misspelling of."""
@@ -92,7 +97,9 @@ class Recall:
         with self._index.of(scope.user_id) as index:
             if not len(index):
                 return Recalled([], {})
-            if encoding is not None and self._mostly_unknown(index):
+            if encoding is not None and not _fits(encoding, index):
+                encoding, reason = None, "the embedder failed: its vector is not as long as those stored"
+            elif encoding is not None and self._mostly_unknown(index):
                 encoding, reason = None, "the embedder does not know the language of most texts"
             query = Query(text, self._terms(index, text), encoding)
             ranked = rank(index, query, k, index.mask(scope.session_id, filter), options)
@@ -101,7 +108,8 @@ class Recall:
         if pending:
             self._on_pending(scope.user_id)
         entries = self._store.entries_by_id(scope.user_id, ids)
-        hits = [_hit(entries[i], r, reason) for i, r in zip(ids, ranked, strict=True) if i in entries]
+        found = [(entries[i], r) for i, r in zip(ids, ranked, strict=True) if i in entries]
+        hits = [_hit(entry, r, query, reason) for entry, r in found]
         return Recalled(hits, query.terms)
 
     def worth(self, user_id: str, terms: Mapping[str, float]) -> dict[str, float]:
@@ -114,12 +122,32 @@ class Recall:
         return 2 * known < len(index)
 
     def _terms(self, index: UserIndex, text: str) -> Mapping[str, float]:
-        terms = dict(query_weights(text, index.languages))
+        weights = dict(query_weights(text, index.languages))
         if self._fuzzy:
-            for term in [t for t in terms if not index.bm25.document_frequency(t)]:
+            for term in [t for t in _strange(text) & weights.keys() if not index.bm25.document_frequency(t)]:
                 for guess in expand_unknown(term, index.bm25.vocabulary):
-                    terms.setdefault(guess, GUESS_WEIGHT * terms[term])
-        return terms
+                    weights.setdefault(guess, GUESS_WEIGHT * weights[term])
+        return weights
+
+
+def _fits(encoding: Encoding, index: UserIndex) -> bool:
+    return not index.has_vectors or index.passage("vector").shape[1] == len(encoding.vector)
+
+
+def _by_words(text: str, query: Query) -> tuple[int, int] | None:
+    """The passage of a long text with most of the query's terms; None for a short text."""
+    passages = cut(text)
+    if len(passages) == 1:
+        return None
+    worth = [sum(query.terms.get(t, 0.0) for t in set(terms(text[p.start : p.end]))) for p in passages]
+    best = passages[worth.index(max(worth))]
+    return best.start, best.end
+
+
+def _strange(text: str) -> set[str]:
+    """Terms of the words that are not common English: a common word that nobody used is no misspelling."""
+    words = _WORD.findall(text.lower())
+    return {term for word in words if wordpiece().token_to_id(word) is None for term in query_weights(word)}
 
 
 def _idf(index: UserIndex, term: str) -> float:
@@ -127,9 +155,10 @@ def _idf(index: UserIndex, term: str) -> float:
     return float(np.log1p((len(index) - df + 0.5) / (df + 0.5)))
 
 
-def _hit(entry: MemoryEntry, ranked: Ranked, reason: str) -> Hit:
+def _hit(entry: MemoryEntry, ranked: Ranked, query: Query, reason: str) -> Hit:
     parts = {**ranked.parts, "reason": reason} if reason else ranked.parts
-    if ranked.passage is None:
+    shown = ranked.passage or (_by_words(entry.memory, query) if query.encoding is None else None)
+    if shown is None:
         return Hit(entry, ranked.score, parts)
-    start, end = ranked.passage
+    start, end = shown
     return Hit(replace(entry, memory=entry.memory[start:end]), ranked.score, parts, Passage(start, end))

@@ -240,15 +240,27 @@ class Filter:
             bound = getattr(self, name)
             if bound is not None and (not isinstance(bound, datetime) or bound.tzinfo is None):
                 raise UsageError(f"filter.{name}", "must be a timezone-aware datetime", bound)
-        if self.min_importance is not None and not 0 <= self.min_importance <= 1:
-            raise UsageError("filter.min_importance", "must lie in 0..1", self.min_importance)
+        for name in ("session_ids", "kinds", "roles", "speakers"):
+            _check_names(f"filter.{name}", getattr(self, name))
         for name, allowed in (("kinds", KINDS), ("roles", ROLES)):
             for value in getattr(self, name) or ():
                 if value not in allowed:
                     raise UsageError(f"filter.{name}", f"must be of {', '.join(allowed)}", value)
-        for name in ("session_ids", "kinds", "roles", "speakers"):
-            if isinstance(getattr(self, name), str):
-                raise UsageError(f"filter.{name}", "must be a list, not one string", getattr(self, name))
+        if self.metadata is not None and not isinstance(self.metadata, Mapping):
+            raise UsageError("filter.metadata", "must be a mapping of keys to values", self.metadata)
+        importance = self.min_importance
+        if importance is not None and not (isinstance(importance, int | float) and 0 <= importance <= 1):
+            raise UsageError("filter.min_importance", "must be a number in 0..1", importance)
+
+
+def _check_names(field: str, names: object) -> None:
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UsageError(field, "must be a list of strings", names)
+    for name in names:
+        if not isinstance(name, str) or any("\ud800" <= c <= "\udfff" for c in name):
+            raise UsageError(field, "must hold strings without lone surrogates", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +283,38 @@ class Encoding:
         piece_ids: (pieces,) int32, vocabulary ids of the content pieces; empty where the model has
             no token vectors to give.
         pieces: (pieces, token_dim) int8; divide by 127 for unit vectors.
+        piece_starts: (pieces,) int32, where each piece starts in the text; None where the model does
+            not tell.
     """
 
     vector: Vector
     piece_ids: NDArray[np.int32]
     pieces: NDArray[np.int8]
+    piece_starts: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """A text with its less informative words left out.
+
+    Attributes:
+        text: what was kept, joined; the original where ``failed``. Not blank unless the original is.
+        kept: character spans (start, end) of the original that were kept, in order, apart from each
+            other; ``core.compress.join_spans(original, kept)`` is ``text``.
+        tokens_before, tokens_after: WordPiece tokens of the original and of ``text``.
+        failed: the compressor failed or kept nothing, and this is the original.
+    """
+
+    text: str
+    kept: tuple[tuple[int, int], ...]
+    tokens_before: int
+    tokens_after: int
+    failed: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Share of the tokens that was kept, 0..1; 1 for a text without tokens."""
+        return self.tokens_after / self.tokens_before if self.tokens_before else 1.0
 
 
 @dataclass(frozen=True, slots=True)

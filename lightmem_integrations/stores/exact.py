@@ -19,6 +19,7 @@ from sqlalchemy import Row
 
 from lightmem_integrations.core.index import StoredPassage, UserIndex
 from lightmem_integrations.core.ports import Version
+from lightmem_integrations.stores.sql.dialect import sound_values
 from lightmem_integrations.stores.sql.store import SqlStore
 
 
@@ -71,6 +72,10 @@ class ExactIndex:
         if self._store.version(user_id) == slot.version:
             return
         after = slot.version.number if slot.version else 0
+        with sound_values(self._store.path):
+            self._follow(user_id, slot, after)
+
+    def _follow(self, user_id: str, slot: _Slot, after: int) -> None:
         version, entries, passages = self._store.changes(user_id, after)
         known = slot.version is not None and version is not None and version.epoch == slot.version.epoch
         if not known or not self._only_new(slot.index, entries, passages):

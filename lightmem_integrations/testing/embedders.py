@@ -109,6 +109,7 @@ class FlakyEmbedder:
         self.calls = 0
         self.wake = Event()
         self.name = str(getattr(self._inner, "name", type(self._inner).__name__))
+        self.dim: int | None = getattr(self._inner, "dim", None)
         self.token_dim = self._inner.token_dim
         self.languages: frozenset[str] | None = getattr(self._inner, "languages", None)
 

@@ -2,7 +2,7 @@
 
 Two processes write to one file and are killed with SIGKILL at random moments. A restarted process
 sends the batch again that was not acknowledged, with the same ids. The default run kills three
-times; ``pytest -m slow tests/faults/test_crash.py`` kills 40 times (about two minutes on two cores).
+times; ``pytest -m slow tests/faults/test_crash.py`` kills 40 times (about a minute on two cores).
 ``--log-cli-level=INFO`` shows how much was acknowledged.
 """
 

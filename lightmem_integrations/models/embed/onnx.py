@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lightmem_integrations.core.analyze import stop_words
 from lightmem_integrations.core.tokens import wordpiece
 from lightmem_integrations.core.types import Encoding
+from lightmem_integrations.errors import EmbedderError
 from lightmem_integrations.models.embed.locate import ModelFile, locate
 
 MINILM = ModelFile(
@@ -89,11 +90,11 @@ class _Loaded:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         tokenized = self._tokenizer.encode_batch(list(texts))
         if len(tokenized) == 1:
-            return [self._run(tokenized[0].ids)]
-        return list(self._pool.map(lambda t: self._run(t.ids), tokenized))
+            return [self._run(tokenized[0])]
+        return list(self._pool.map(self._run, tokenized))
 
-    def _run(self, ids: list[int]) -> Encoding:
-        row = np.array([ids], np.int64)
+    def _run(self, tokens: Any) -> Encoding:
+        row = np.array([tokens.ids], np.int64)
         inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
         hidden: NDArray[np.float32] = self._session.run(None, inputs)[0][0]
         mean = hidden.mean(axis=0)
@@ -102,6 +103,7 @@ class _Loaded:
             vector=(mean / np.linalg.norm(mean)).astype(np.float32),
             piece_ids=row[0][keep].astype(np.int32),
             pieces=quantise(hidden[keep] @ token_axes()),
+            piece_starts=np.array(tokens.offsets, np.int32)[keep, 0],
         )
 
 
@@ -114,7 +116,11 @@ def _session(model_path: Path | None) -> Any:
     options.log_severity_level = 3
     # Arenas keep the memory of the longest text for ever; plain allocation costs nothing here.
     options.enable_cpu_mem_arena = False
-    return ort.InferenceSession(str(locate(MINILM, model_path)), options, providers=["CPUExecutionProvider"])
+    path = locate(MINILM, model_path)
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no public tree of errors
+        raise EmbedderError(f"{path} is not a model that ONNX Runtime can load: {error}") from error
 
 
 def _tokenizer() -> tuple[Any, NDArray[np.bool_]]:

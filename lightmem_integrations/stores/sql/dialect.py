@@ -4,47 +4,72 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 
-from lightmem_integrations.errors import CorruptDataError, MissingDependencyError, StorageBusyError, StorageError
+from lightmem_integrations.errors import (
+    CorruptDataError,
+    LightMemError,
+    MissingDependencyError,
+    StorageBusyError,
+    StorageError,
+    UsageError,
+)
 
 MEMORY = ":memory:"
 
 
 def open_engine(path_or_url: str | Path, busy_timeout_seconds: float) -> Engine:
-    """An engine for a file path, ``":memory:"`` or a database URL.
-
-    SQLite runs in WAL mode with ``synchronous=FULL``: when a transaction returns, it is on disk.
+    """An engine for a file path, ``":memory:"`` or a database URL. Nothing is read or written yet.
 
     Raises:
+        UsageError: not a path and not a URL that can be understood.
         MissingDependencyError: when the URL's driver is not installed.
         StorageError: when the folder of the file does not exist.
     """
     text = str(path_or_url)
-    if "://" in text and not text.startswith("sqlite"):
-        try:
-            return create_engine(text, pool_pre_ping=True)
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(error.name or "driver", "postgres", "This database") from error
-    in_memory = text in (MEMORY, "sqlite://", "sqlite:///:memory:")
-    url = "sqlite://" if in_memory else text if "://" in text else f"sqlite:///{text}"
-    if not in_memory:
-        _check_folder(url.removeprefix("sqlite:///"))
+    if not text.strip():
+        raise UsageError("path_or_url", "must be a file path, ':memory:' or a database URL", text)
+    url = _url(text)
+    if url.get_backend_name() != "sqlite":
+        return _server_engine(url)
+    in_memory = url.database in (None, "", MEMORY)
+    if in_memory:
+        url = URL.create("sqlite")
+    elif not url.query:
+        _check_folder(str(url.database))
     engine = create_engine(
         url,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
-        **({"poolclass": StaticPool} if in_memory else {"pool_size": 8, "max_overflow": 64}),
+        **({"poolclass": StaticPool} if in_memory else {"poolclass": QueuePool, "pool_size": 8, "max_overflow": 64}),
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _url(text: str) -> URL:
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        return make_url(text)
+    except (sa_exc.ArgumentError, ValueError) as error:
+        raise UsageError("path_or_url", f"must be a file path or a database URL ({error})", text) from error
+
+
+def _server_engine(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except sa_exc.NoSuchModuleError as error:
+        raise UsageError("path_or_url", "must name a database that SQLAlchemy knows", url.drivername) from error
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or "driver", "postgres", "This database") from error
 
 
 def _check_folder(file: str) -> None:
@@ -55,13 +80,25 @@ def _check_folder(file: str) -> None:
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        try:
-            connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.OperationalError as error:
-            # A file that may only be read is in no need of a journal; the first write will say so.
-            if "readonly" not in str(error):
-                raise
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def before_first_write(engine: Engine) -> None:
+    """Switch an SQLite file to write-ahead logging, once it is known to be ours or empty."""
+    if engine.dialect.name == "sqlite" and engine.url.database is not None:
+        with closing(engine.raw_connection()) as connection, suppress(sqlite3.OperationalError):
+            # Another process that opens the same new file may be quicker; the mode is the file's.
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+
+def compact(engine: Engine) -> None:
+    """Rewrite the database without its free space."""
+    if engine.dialect.name == "sqlite":
+        with closing(engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -97,20 +134,41 @@ def translated(path: str) -> Iterator[None]:
     """Turn the driver's errors into ours, in one place."""
     try:
         yield
+    except LightMemError:
+        raise
     except sa_exc.TimeoutError as error:
         raise StorageBusyError(f"no free connection to {path}: {error}") from error
     except sa_exc.DBAPIError as error:
+        raise _translate(error.orig, path) from error
+    except sqlite3.Error as error:
         raise _translate(error, path) from error
+    except (sa_exc.ResourceClosedError, sa_exc.NoSuchColumnError) as error:
+        raise CorruptDataError(f"{path} has tables that are not LightMem's ({error})") from error
 
 
-def _translate(error: sa_exc.DBAPIError, path: str) -> StorageError:
-    reason = str(error.orig)
+@contextmanager
+def sound_values(path: str) -> Iterator[None]:
+    """Turn what damaged values do to readers into one error, which quotes none of them."""
+    try:
+        yield
+    except LightMemError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise CorruptDataError(
+            f"{path} holds a value that cannot be read ({type(error).__name__}). Restore a copy of the file."
+        ) from error
+
+
+def _translate(error: BaseException | None, path: str) -> StorageError:
+    reason = str(error)
     low = reason.lower()
     if "locked" in low or "busy" in low:
         return StorageBusyError(
             f"{path} is locked by another process ({reason}); nothing was written. "
             "Try again, or raise busy_timeout_seconds."
         )
+    if "could not decode" in low:  # the driver quotes the text
+        return CorruptDataError(f"{path} is damaged: it holds text that is not UTF-8. Restore a copy of the file.")
     if "malformed" in low or "not a database" in low or "corrupt" in low:
         return CorruptDataError(
             f"{path} is damaged or is not a LightMem database ({reason}). "

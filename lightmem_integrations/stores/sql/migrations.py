@@ -15,29 +15,47 @@ from lightmem_integrations.stores.sql import dialect, schema
 STEPS: Mapping[int, Callable[[Connection], None]] = {}
 
 
-def migrate(connection: Connection, path: str) -> None:
-    """Bring the database to ``SCHEMA_VERSION``, inside the caller's transaction.
+def is_current(connection: Connection, path: str) -> bool:
+    """True when there is nothing to migrate.
 
     Raises:
         SchemaVersionError: the database is newer than this release.
         CorruptDataError: it holds other tables and is none of ours.
     """
-    tables = set(inspect(connection).get_table_names())
-    if schema.meta.name not in tables:
-        if tables:
-            raise CorruptDataError(f"{path} is a database of something else: it has tables but no {schema.meta.name!r}")
+    return _found(connection, path) == schema.SCHEMA_VERSION
+
+
+def migrate(connection: Connection, path: str) -> None:
+    """Bring the database to ``SCHEMA_VERSION``, inside the caller's transaction.
+
+    Raises:
+        SchemaVersionError, CorruptDataError: as ``is_current``.
+    """
+    found = _found(connection, path)
+    if found is None:
         schema.metadata.create_all(connection)
         write_meta(connection, "schema_version", str(schema.SCHEMA_VERSION))
         return
-    found = int(read_meta(connection, "schema_version") or 0)
-    if found > schema.SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{path} has schema version {found}; this release knows up to {schema.SCHEMA_VERSION}. "
-            "Upgrade lightmem-integrations, or open another file."
-        )
     for version in range(found, schema.SCHEMA_VERSION):
         STEPS[version](connection)
         write_meta(connection, "schema_version", str(version + 1))
+
+
+def _found(connection: Connection, path: str) -> int | None:
+    """The version of the database; None for one without tables."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables:
+        return None
+    columns = {c["name"] for c in inspect(connection).get_columns("meta")} if "meta" in tables else set()
+    value = read_meta(connection, "schema_version") if {"key", "value"} <= columns else None
+    if value is None or not value.isdecimal() or not int(value) >= 1:
+        raise CorruptDataError(f"{path} is a database of something else, or damaged: it names no LightMem schema")
+    if int(value) > schema.SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{path} has schema version {value}; this release knows up to {schema.SCHEMA_VERSION}. "
+            "Upgrade lightmem-integrations, or open another file."
+        )
+    return int(value)
 
 
 def read_meta(connection: Connection, key: str) -> str | None:

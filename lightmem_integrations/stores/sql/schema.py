@@ -154,6 +154,7 @@ journal = Table(
     Column("before", Integer),
     Column("after", Integer),
     Index("journal_by_entry", "user_id", "entry_id"),
+    sqlite_autoincrement=True,
 )
 
 # What an index has yet to learn. ``attempts`` and ``error`` say how often it failed, and why.
@@ -167,6 +168,8 @@ index_outbox = Table(
     Column("error", Text),
     ForeignKeyConstraint(["user_id", "entry_id"], ["entries.user_id", "entries.id"], ondelete="CASCADE"),
     Index("outbox_by_user", "user_id", "seq"),
+    Index("outbox_by_entry", "user_id", "entry_id"),
+    sqlite_autoincrement=True,  # a number is never used twice: it says which text was to be encoded
 )
 
 # In the order in which ``forget`` empties them.

@@ -13,19 +13,21 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from lightmem_integrations.core.index import matches_metadata
-from lightmem_integrations.core.ports import Encoded, NewTurn, Version
+from lightmem_integrations.core.ports import Encoded, NewTurn, Pending, Version
 from lightmem_integrations.core.times import from_us, to_us
 from lightmem_integrations.core.types import Change, Filter, MemoryEntry, Passage, Scope, Turn
 from lightmem_integrations.errors import ClosedError, UsageError
 from lightmem_integrations.stores.sql import dialect, migrations
 from lightmem_integrations.stores.sql import schema as s
+
+T = TypeVar("T")
 
 _ENTRY_NAMESPACE = uuid.UUID("6c8b7f3e-0d0b-5d0e-9c39-4a3d1f5d7f10")
 _CHUNK = 400  # ids per IN (...): far below SQLite's limit of bound variables
@@ -48,19 +50,30 @@ class SqlStore:
 
     def __init__(self, path_or_url: str | Path, busy_timeout_seconds: float = 30.0) -> None:
         self.path = str(path_or_url)
+        self._closed = False
         self._engine = dialect.open_engine(path_or_url, busy_timeout_seconds)
         # An in-memory database is one connection, which threads must take in turn.
-        self._turn = RLock() if str(self._engine.url) == "sqlite://" else None
-        self._closed = False
-        with self._writing() as connection:
-            migrations.migrate(connection, self.path)
+        self._turn = RLock() if self._engine.url.database is None else None
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Bring the schema up to date; a file that is up to date is not written to."""
+        with self._reading() as connection:
+            ready = migrations.is_current(connection, self.path)
+        if not ready:
+            with dialect.translated(self.path):
+                dialect.before_first_write(self._engine)
+            with self._writing() as connection:
+                migrations.migrate(connection, self.path)
 
     # ------------------------------------------------------------------ transactions
     @contextmanager
     def _transaction(self, *, writing: bool, relaxed: bool = False) -> Iterator[Connection]:
-        if self._closed:
-            raise ClosedError(f"{self.path} was closed; open a new LightMem")
-        with dialect.translated(self.path), _maybe(self._turn), self._engine.connect() as raw:
+        with dialect.translated(self.path), _maybe(self._turn), self._connection() as raw:
             connection = raw.execution_options(writing=writing)
             if relaxed:
                 dialect.relax_durability(connection, relaxed=True)
@@ -71,16 +84,24 @@ class SqlStore:
                 if relaxed:
                     dialect.relax_durability(connection, relaxed=False)
 
+    def _connection(self) -> Connection:
+        if self._closed:
+            raise ClosedError(f"{self.path} was closed; open a new LightMem")
+        return self._engine.connect()
+
     def _writing(self, *, relaxed: bool = False) -> Any:
         return self._transaction(writing=True, relaxed=relaxed)
 
-    def _reading(self) -> Any:
-        return self._transaction(writing=False)
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with dialect.sound_values(self.path), self._transaction(writing=False) as connection:
+            yield connection
 
     def close(self) -> None:
         """Give back every connection. Calling it twice is fine."""
-        self._closed = True
-        self._engine.dispose()
+        with _maybe(self._turn):
+            self._closed = True
+            self._engine.dispose()
 
     # ------------------------------------------------------------------ writing turns
     def add_turns(self, user_id: str, turns: Sequence[NewTurn], actor: str, *, queue: bool) -> list[NewTurn]:
@@ -108,7 +129,7 @@ class SqlStore:
                     fresh.append(turn)
                 elif known[turn.id] != turn.content_hash:
                     rule = "was used before with another role, speaker or text; an id names one message of a user"
-                    raise UsageError("id", rule, turn.id)
+                    raise UsageError(f"{turn.origin}id", rule, turn.id)
             if fresh:
                 rev = self._next_version(connection, user_id)
                 by_session: dict[str, list[NewTurn]] = {}
@@ -226,7 +247,7 @@ class SqlStore:
         row = connection.execute(_VERSION, {"user": user_id}).first()
         return None if row is None else Version(row.version, row.epoch)
 
-    def changes(self, user_id: str, after: int) -> tuple[Version | None, Sequence[Row[Any]], Sequence[Row[Any]]]:
+    def changes(self, user_id: str, after: int) -> tuple[Version | None, Sequence[Any], Sequence[Any]]:
         """Version, entries and passages that changed after a version, from one snapshot."""
         with self._reading() as connection:
             where = {"user": user_id, "after": after}
@@ -238,18 +259,19 @@ class SqlStore:
             )
 
     # ------------------------------------------------------------------ the outbox
-    def pending(self, user_id: str, limit: int) -> list[tuple[str, str, str]]:
-        """Entries that wait for the encoder, oldest first: (id, speaker or "", text)."""
+    def pending(self, user_id: str, limit: int) -> list[Pending]:
+        """Entries that wait for the encoder, the least tried first, then the oldest."""
         o, e = s.index_outbox.c, s.entries.c
         statement = (
-            select(e.id, e.speaker, e.memory)
+            select(e.id, o.seq, e.speaker, e.role, e.memory)
             .join_from(s.index_outbox, s.entries, and_(o.user_id == e.user_id, o.entry_id == e.id))
             .where(o.user_id == user_id)
             .order_by(o.attempts, o.seq)
             .limit(limit)
         )
         with self._reading() as connection:
-            return [(row.id, row.speaker or "", row.memory) for row in connection.execute(statement)]
+            rows = connection.execute(statement)
+            return [Pending(row.id, row.seq, row.speaker or "", row.memory) for row in rows]
 
     def pending_count(self, user_id: str | None = None) -> int:
         """Entries that wait for the encoder."""
@@ -264,28 +286,30 @@ class SqlStore:
         with self._reading() as connection:
             return list(connection.execute(select(s.index_outbox.c.user_id).distinct()).scalars())
 
-    def save_encoded(self, user_id: str, encoded: Sequence[Encoded]) -> None:
-        """Store the passages and take their entries out of the outbox.
+    def save_encoded(self, user_id: str, encoded: Sequence[Encoded]) -> int:
+        """Store the passages and take their tickets out of the outbox.
 
         Derived data: the transaction is atomic, and what a power cut takes back is still in the
-        outbox. Entries that were forgotten meanwhile are passed over.
+        outbox. Entries whose ticket is gone were forgotten, or encoded by somebody else, meanwhile;
+        they are passed over.
+
+        Returns:
+            entries stored.
         """
-        if not encoded:
-            return
+        o = s.index_outbox.c
         with self._writing(relaxed=True) as connection:
-            alive = set()
-            for chunk in _chunks([e.entry_id for e in encoded]):
-                found = select(s.entries.c.id).where(s.entries.c.user_id == user_id, s.entries.c.id.in_(chunk))
-                alive.update(connection.execute(found).scalars())
-            kept = [e for e in encoded if e.entry_id in alive]
+            valid: set[int] = set()
+            for chunk in _chunks([e.ticket for e in encoded]):
+                found = select(o.seq).where(o.user_id == user_id, o.seq.in_(chunk))
+                valid.update(connection.execute(found).scalars())
+            kept = [e for e in encoded if e.ticket in valid]
             if not kept:
-                return
+                return 0
             rev = self._next_version(connection, user_id)
-            for chunk in _chunks([e.entry_id for e in kept]):
-                for table in (s.passages, s.index_outbox):
-                    rows = and_(table.c.user_id == user_id, table.c.entry_id.in_(chunk))
-                    connection.execute(delete(table).where(rows))
+            for chunk in _chunks([e.ticket for e in kept]):
+                connection.execute(delete(s.index_outbox).where(o.user_id == user_id, o.seq.in_(chunk)))
             connection.execute(insert(s.passages), [row for e in kept for row in _passage_rows(user_id, e, rev)])
+            return len(kept)
 
     def note_failure(self, user_id: str, ids: Sequence[str], error: str) -> None:
         """Count a failed attempt to encode these entries; they stay in the outbox."""
@@ -329,7 +353,7 @@ class SqlStore:
         with self._reading() as connection:
             if filter.metadata is None:
                 return [read_entry(row) for row in connection.execute(statement.limit(limit).offset(offset))]
-            for row in connection.execute(statement):
+            for row in connection.execute(statement) if limit else ():
                 if matches_metadata(row.metadata, filter.metadata):
                     offset -= 1
                     if offset < 0:
@@ -466,6 +490,11 @@ class SqlStore:
             for key, value in values.items():
                 migrations.write_meta(connection, key, value)
 
+    def drop_meta(self, keys: Sequence[str]) -> None:
+        """Remove values of the ``meta`` table."""
+        with self._writing() as connection:
+            connection.execute(delete(s.meta).where(s.meta.c.key.in_(list(keys))))
+
     def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
         """Set the values that are not set yet, whoever comes first; returns what holds now."""
         with self._reading() as connection:
@@ -486,12 +515,29 @@ class SqlStore:
         """
         with self._writing() as connection:
             if everything:
-                connection.execute(delete(s.passages))
-                connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
+                self._drop_encoded(connection)
             rows = [{"user_id": u, "entry_id": i, "attempts": 0} for u, i in connection.execute(_LACKING)]
             if rows:
                 connection.execute(insert(s.index_outbox), rows)
             return len(rows)
+
+    def drop_encoded(self) -> None:
+        """Remove all passages, and ask for none."""
+        with self._writing() as connection:
+            self._drop_encoded(connection)
+
+    @staticmethod
+    def _drop_encoded(connection: Connection) -> None:
+        connection.execute(delete(s.passages))
+        connection.execute(delete(s.index_outbox))
+        connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
+
+    def compact(self) -> None:
+        """Write the database anew, so that nothing that was forgotten is left in its free space."""
+        if self._closed:
+            raise ClosedError(f"{self.path} was closed; open a new LightMem")
+        with dialect.translated(self.path), _maybe(self._turn):
+            dialect.compact(self._engine)
 
     def lacking(self) -> int:
         """Entries that are neither encoded nor waiting for the encoder."""
@@ -647,7 +693,7 @@ def _passage_rows(user_id: str, encoded: Encoded, rev: int) -> Iterator[dict[str
         }
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+def _chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     unique = list(dict.fromkeys(ids))
     for start in range(0, len(unique), _CHUNK):
         yield unique[start : start + _CHUNK]

@@ -1,0 +1,113 @@
+"""Commands that measure: how well evidence is found, and how fast."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lightmem_integrations.cli import options as o
+from lightmem_integrations.cli import output
+from lightmem_integrations.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightmem_integrations.bench import SpeedReport
+
+app = typer.Typer(help="Measure retrieval quality and speed on this machine.", pretty_exceptions_enable=False)
+
+QUICK: dict[str, Any] = {"turns": 200, "adds": 50, "queries": 30, "sizes": (1_000,), "others": 10_000}
+
+Markdown = Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")]
+
+
+@app.callback(invoke_without_command=True)
+def bench(ctx: typer.Context) -> None:
+    """Measure retrieval quality and speed on this machine."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+@app.command()
+def recall(
+    files: Annotated[list[str] | None, typer.Argument(metavar="[DATA]...", help="Files, folders or globs.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", metavar="DATA", help="The same, as an option.")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option("--strategy", metavar="NAME", help="Repeat to compare; the first is compared with the others."),
+    ] = None,
+    level: Annotated[str, typer.Option("--level", metavar="LEVEL", help="turn or session.")] = "turn",
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Score how much labelled evidence is found in LoCoMo, LongMemEval or prepared conversation files."""
+    from lightmem_integrations.bench import render_recall, run_recall
+    from lightmem_integrations.config import LightMemConfig
+    from lightmem_integrations.datasets import load
+
+    paths = [*(files or ()), *(data or ())]
+    if not paths:
+        raise UsageError("DATA", "must name at least one file, folder or glob", "none")
+    conversations = load(paths)
+    config = LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER)
+    wanted: Any = {"strategies": strategy or None, "level": level}
+    with output.progress("conversations") as advance:
+        report = run_recall(
+            conversations, config=config, progress=lambda done, total, name: advance(done, total), **wanted
+        )
+    if as_json:
+        output.print_json(report.as_dict())
+    elif markdown:
+        sys.stdout.write(report.markdown())
+    else:
+        render_recall(report, _wide())
+
+
+@app.command()
+def speed(
+    sizes: Annotated[
+        list[int] | None, typer.Option("--sizes", metavar="N", help="Entries of one user that are searched (repeat).")
+    ] = None,
+    others: Annotated[
+        int | None, typer.Option("--others", metavar="N", help="Entries of all other users [default: 1000000].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: about a minute.")] = False,
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Measure ingest, search, start-up and memory. The full run takes many minutes and some gigabytes."""
+    from lightmem_integrations.bench import render_speed
+    from lightmem_integrations.config import LightMemConfig
+
+    numbers = dict(QUICK) if quick else {}
+    if sizes:
+        numbers["sizes"] = sizes
+    if others is not None:
+        numbers["others"] = others
+    report = _measured(LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER), numbers)
+    if as_json:
+        output.print_json(report.as_dict())
+    elif markdown:
+        sys.stdout.write(report.markdown())
+    else:
+        render_speed(report, _wide())
+
+
+def _measured(config: Any, numbers: dict[str, Any]) -> SpeedReport:
+    from rich.text import Text
+
+    from lightmem_integrations.bench import run_speed
+
+    err = output.console(stderr=True)
+    with err.status(Text("starting")) as status:
+        return run_speed(config=config, progress=lambda line: status.update(Text(output.printable(line))), **numbers)
+
+
+def _wide() -> Any:
+    """A console as wide as the terminal: these tables have many columns. A pipe takes any width."""
+    from rich.console import Console
+
+    out = Console(highlight=False, markup=False, emoji=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
