@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lightmem_integrations import Hit, LightMem, LightMemConfig
+from lightmem_integrations import Hit, LightMem, LightMemConfig, UsageError
 from lightmem_integrations.core.types import STRATEGIES
 from lightmem_integrations.testing import HashEmbedder
 
@@ -123,18 +123,26 @@ class Users(RuleBasedStateMachine):
         gone = self.models[user].forget(lambda *_: False)
         assert self.memory.forget(user_id=user).entries == gone
 
-    @rule(user=st.sampled_from(USERS), asker=st.sampled_from(USERS), n=st.integers(0, 12))
-    def get(self, user: str, asker: str, n: int) -> None:
-        entry = self.memory.get(f"m{n}", user_id=user)
-        turn = self.models[user].turns.get(f"m{n}")
-        assert (entry is None) == (turn is None)
-        if entry is not None and turn is not None:
-            assert (entry.user_id, entry.session_id, entry.memory) == (user, turn[0], turn[1])
-            assert len(self.memory.history(entry.id, user_id=user)) == 1
-            if asker != user:
+    @rule(user=st.sampled_from(USERS))
+    def get(self, user: str) -> None:
+        for n in range(13):
+            entry = self.memory.get(f"m{n}", user_id=user)
+            turn = self.models[user].turns.get(f"m{n}")
+            assert (entry is None) == (turn is None)
+            if entry is not None and turn is not None:
+                assert (entry.user_id, entry.session_id, entry.memory) == (user, turn[0], turn[1])
+                assert len(self.memory.history(entry.id, user_id=user)) == 1
+
+    @rule(asker=st.sampled_from(USERS))
+    def ask_for_what_others_have(self, asker: str) -> None:
+        """Entry ids are no secret; knowing one must not help."""
+        for user in USERS:
+            for entry in self.memory.list(user_id=user) if user != asker else ():
                 assert self.memory.get(entry.id, user_id=asker) is None
                 assert self.memory.history(entry.id, user_id=asker) == []
                 assert self.memory.forget(user_id=asker, ids=[entry.id]).entries == 0
+                with pytest.raises(UsageError):
+                    self.memory.expand(Hit(entry, 1.0), user_id=asker)
 
     @rule(user=st.sampled_from(USERS), to=st.sampled_from(USERS))
     def export(self, user: str, to: str) -> None:

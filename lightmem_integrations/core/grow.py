@@ -14,10 +14,11 @@ class Grow:
     Args:
         dtype: of the elements.
         width: columns of each row; None for a flat array.
+        expected: rows to make room for.
     """
 
-    def __init__(self, dtype: DTypeLike, width: int | None = None) -> None:
-        self._data: NDArray[Any] = np.empty((0,) if width is None else (0, width), dtype)
+    def __init__(self, dtype: DTypeLike, width: int | None = None, expected: int = 0) -> None:
+        self._data: NDArray[Any] = np.empty((expected,) if width is None else (expected, width), dtype)
         self._length = 0
 
     def __len__(self) -> int:
@@ -33,8 +34,7 @@ class Grow:
         added = np.asarray(rows, self._data.dtype)
         needed = self._length + len(added)
         if needed > len(self._data):
-            # A first load is exact; growth after it leaves a quarter to spare.
-            capacity = needed if self._length == 0 else max(needed, self._length * 5 // 4 + 16)
+            capacity = max(needed, self._length * 5 // 4)  # a quarter to spare, nothing at first
             bigger = np.empty((capacity, *self._data.shape[1:]), self._data.dtype)
             bigger[: self._length] = self.view
             self._data = bigger

@@ -114,6 +114,7 @@ class UserIndex:
         self._passages: dict[str, Grow] = {}
         self.piece_df = np.zeros(0, np.int32)
         self._postings = 0
+        self._expected = 0, 0
         self._unit_pieces = np.zeros((0, 0), np.float32)
         self._windows: dict[int, Windows] = {}
         self._unlinked: set[int] = set()
@@ -198,6 +199,10 @@ class UserIndex:
         self._windows.clear()
         self._beside = None
 
+    def expect(self, passages: int, pieces: int) -> None:
+        """Make room for passages and token vectors that are about to come."""
+        self._expected = passages, pieces + passages  # a passage without pieces gets one zero row
+
     def attach(self, entry: str, passages: Sequence[StoredPassage]) -> None:
         """Append the passages of one entry."""
         self.attach_all([(entry, passages)])
@@ -222,7 +227,7 @@ class UserIndex:
         if not self._passages:
             width = len(flat[0][1].vector)
             self._passages = {"owner": Grow(np.int32), "start": Grow(np.int32), "end": Grow(np.int32)}
-            self._passages["vector"] = Grow(np.float32, width)
+            self._passages["vector"] = Grow(np.float32, width, self._expected[0])
         self._passages["owner"].extend(owners)
         self._passages["start"].extend([p.start for _, p in flat])
         self._passages["end"].extend([p.end for _, p in flat])
@@ -234,7 +239,7 @@ class UserIndex:
         if not width:
             return
         if not known:
-            self._passages |= {"pieces": Grow(np.int8, width), "piece_start": Grow(np.int64)}
+            self._passages |= {"pieces": Grow(np.int8, width, self._expected[1]), "piece_start": Grow(np.int64)}
             missing = len(self._passages["owner"]) - len(flat)
             self._passages["piece_start"].extend(np.arange(missing))
             self._passages["pieces"].extend(np.zeros((missing, width)))

@@ -64,8 +64,10 @@ ASSISTANT = {
 }  # fmt: skip
 """User and assistant: what the user said, and short answers, first."""
 
-WEIGHTED = {"dense": 0.5, "bm25_near": 0.5}
 NEIGHBOUR_BONUS, SESSION_BONUS, SPEAKER_BONUS, USER_BONUS = 0.3, 0.3, 0.2, 0.4
+_WEIGHTED_BONUS = {
+    "neighbour": NEIGHBOUR_BONUS, "session": SESSION_BONUS, "speaker": SPEAKER_BONUS, "user": USER_BONUS
+}  # fmt: skip
 RRF_K = 60
 INTERSECTION = (100, 50)
 LONG_ANSWER_TOKENS = 100
@@ -219,15 +221,14 @@ class Signals:
     def _maxima(self, passages: NDArray[Any], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """(passages, j) the largest cosine of each query piece with a piece of each passage."""
         start = self.index.passage("piece_start")
+        if len(passages) == len(start):
+            everywhere = np.maximum.reduceat(self.index.unit_pieces() @ query.T, start, axis=0)
+            return np.asarray(everywhere[passages], np.float32)
         ends = np.append(start[1:], len(self.index.passage("pieces")))
         counts = ends[passages] - start[passages]
-        if len(passages) == len(start) and bool((passages == np.arange(len(start))).all()):
-            rows, offsets = self.index.unit_pieces(), start
-        else:
-            rows = self.index.passage("pieces")[np.repeat(start[passages], counts) + _ramps(counts)]
-            rows = rows.astype(np.float32) / np.float32(127)
-            offsets = np.cumsum(counts) - counts
-        out: NDArray[np.float32] = np.maximum.reduceat(rows @ query.T, offsets, axis=0)
+        rows = self.index.passage("pieces")[np.repeat(start[passages], counts) + _ramps(counts)]
+        rows = rows.astype(np.float32) / np.float32(127)
+        out: NDArray[np.float32] = np.maximum.reduceat(rows @ query.T, np.cumsum(counts) - counts, axis=0)
         return out
 
     def _maxsim(self) -> Signal:
@@ -412,17 +413,18 @@ def _weighted(signals: Signals, profile: str) -> _Scored:
 
     Source: the recipe ``wsum+timeidx+bmboth1+smooth+session+speaker`` of the data study.
     """
-    parts = {name: weight * signals[name] for name, weight in WEIGHTED.items()}
+    near = profile != "notes"
+    halves = {"dense": 0.5, "bm25_near": 0.5} if near else {"dense": 0.5, "bm25": 0.5}
+    parts = {name: weight * signals.scaled(signals[name]) for name, weight in halves.items()}
     base = signals.scaled(sum(parts.values(), np.zeros(len(signals.index))))
-    parts["neighbour"] = NEIGHBOUR_BONUS * _of_neighbours(signals.index, base)
-    parts["session"] = SESSION_BONUS * _of_session(signals, base)
+    if near:
+        parts["neighbour"] = NEIGHBOUR_BONUS * _of_neighbours(signals.index, base)
+        parts["session"] = SESSION_BONUS * _of_session(signals, base)
     parts["speaker"] = SPEAKER_BONUS * signals._by_named_speaker()
-    bound = 1.0 + NEIGHBOUR_BONUS + SESSION_BONUS + SPEAKER_BONUS
     if profile == "assistant":
         parts["user"] = USER_BONUS * signals["user"]
-        bound += USER_BONUS
-    bonuses = [parts[name] for name in parts if name not in WEIGHTED]
-    return base + sum(bonuses), parts, bound
+    bonuses = [part for name, part in parts.items() if name not in halves]
+    return base + sum(bonuses), parts, 1.0 + sum(_WEIGHTED_BONUS[name] for name in parts if name not in halves)
 
 
 def _of_neighbours(index: UserIndex, values: Signal) -> Signal:

@@ -15,7 +15,6 @@ from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row
 
 from lightmem_integrations.core.index import StoredPassage, UserIndex
 from lightmem_integrations.core.ports import Version
@@ -69,32 +68,46 @@ class ExactIndex:
         return {"users": len(slots), "bytes": sum(slot.index.nbytes for slot in slots)}
 
     def _refresh(self, user_id: str, slot: _Slot) -> None:
-        if self._store.version(user_id) == slot.version:
+        version = self._store.version(user_id)
+        if version == slot.version:
             return
-        after = slot.version.number if slot.version else 0
         with sound_values(self._store.path):
-            self._follow(user_id, slot, after)
+            same = slot.version is not None and version is not None and version.epoch == slot.version.epoch
+            if not same or not self._follow(user_id, slot):
+                self._load(user_id, slot)
 
-    def _follow(self, user_id: str, slot: _Slot, after: int) -> None:
-        version, entries, passages = self._store.changes(user_id, after)
-        known = slot.version is not None and version is not None and version.epoch == slot.version.epoch
-        if not known or not self._only_new(slot.index, entries, passages):
-            # Something went or changed: start afresh from one snapshot of everything.
-            slot.index = UserIndex(self._gap)
-            if slot.version is not None:
-                version, entries, passages = self._store.changes(user_id, 0)
-        slot.index.add(entries)  # rows have the attributes of EntryRow
-        slot.index.attach_all([(entry, list(rows)) for entry, rows in _by_entry(passages)])
+    def _follow(self, user_id: str, slot: _Slot) -> bool:
+        """Take in what is new since the slot's version; False when something went or was changed."""
+        assert slot.version is not None
+        with self._store.changes(user_id, slot.version.number) as changes:
+            entries = [row for part in changes.entry_rows for row in part]
+            passages = [row for part in changes.passage_rows for row in part]
+            version = changes.version
+        if version is None or version.epoch != slot.version.epoch or not _only_new(slot.index, entries, passages):
+            return False
+        slot.index.add(entries)
+        slot.index.attach_all(_by_entry(passages))
         slot.version = version
+        return True
 
-    @staticmethod
-    def _only_new(index: UserIndex, entries: Sequence[Row[Any]], passages: Sequence[Row[Any]]) -> bool:
-        """No row replaces one that the working set holds already."""
-        encoded = index.column("count")
-        at = (index.position.get(row.entry_id) for row in passages)
-        return not any(row.id in index.position for row in entries) and not any(
-            i is not None and encoded[i] for i in at
-        )
+    def _load(self, user_id: str, slot: _Slot) -> None:
+        """Read everything, part by part: rows take more room than the arrays that are made of them."""
+        slot.version = None
+        with self._store.changes(user_id, 0) as changes:
+            index = UserIndex(self._gap)
+            index.expect(changes.passages, changes.pieces)
+            for part in changes.entry_rows:
+                index.add(part)
+            held: list[Any] = []  # the last entry of a part may go on in the next
+            for part in changes.passage_rows:
+                held += part
+                cut = len(held)
+                while cut and held[cut - 1].entry_id == held[-1].entry_id:
+                    cut -= 1
+                index.attach_all(_by_entry(held[:cut]))
+                held = held[cut:]
+            index.attach_all(_by_entry(held))
+            slot.index, slot.version = index, changes.version
 
     def _shrink(self, in_use: str) -> None:
         with self._lock:
@@ -107,12 +120,20 @@ class ExactIndex:
                 del self._slots[user]
 
 
-def _by_entry(rows: Sequence[Row[Any]]) -> Iterator[tuple[str, Iterator[StoredPassage]]]:
-    for entry, group in groupby(rows, key=lambda row: row.entry_id):
-        yield entry, (_passage(row) for row in group)
+def _only_new(index: UserIndex, entries: Sequence[Any], passages: Sequence[Any]) -> bool:
+    """No row replaces one that the working set holds already."""
+    if any(row.id in index.position for row in entries):
+        return False
+    encoded = index.column("count")
+    at = (index.position.get(row.entry_id) for row in passages)
+    return not any(i is not None and encoded[i] for i in at)
 
 
-def _passage(row: Row[Any]) -> StoredPassage:
+def _by_entry(rows: Sequence[Any]) -> list[tuple[str, list[StoredPassage]]]:
+    return [(entry, [_passage(row) for row in group]) for entry, group in groupby(rows, key=lambda row: row.entry_id)]
+
+
+def _passage(row: Any) -> StoredPassage:
     ids = np.frombuffer(row.piece_ids, "<u4")
     pieces = np.frombuffer(row.pieces, "i1")
     return StoredPassage(

@@ -10,6 +10,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import RLock
@@ -30,6 +31,9 @@ from lightmem_integrations.stores.sql import schema as s
 T = TypeVar("T")
 
 _ENTRY_NAMESPACE = uuid.UUID("6c8b7f3e-0d0b-5d0e-9c39-4a3d1f5d7f10")
+LOAD_ROWS = 4096
+"""Rows that are read at a time when a memory is loaded."""
+
 _CHUNK = 400  # ids per IN (...): far below SQLite's limit of bound variables
 
 
@@ -38,6 +42,23 @@ def entry_id(user_id: str, kind: str, sources: Sequence[str], content: str = "")
     parts = (user_id, kind, content, *sources)
     digest = hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()
     return str(uuid.uuid5(_ENTRY_NAMESPACE, digest))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What an index has yet to learn of a user, to be read in order, in parts.
+
+    Attributes:
+        version: where the user's memory stands; None when there is none.
+        passages, pieces: how many there are to come.
+        entry_rows, passage_rows: lists of rows.
+    """
+
+    version: Version | None
+    passages: int
+    pieces: int
+    entry_rows: Iterator[Sequence[Any]]
+    passage_rows: Iterator[Sequence[Any]]
 
 
 class SqlStore:
@@ -247,15 +268,20 @@ class SqlStore:
         row = connection.execute(_VERSION, {"user": user_id}).first()
         return None if row is None else Version(row.version, row.epoch)
 
-    def changes(self, user_id: str, after: int) -> tuple[Version | None, Sequence[Any], Sequence[Any]]:
-        """Version, entries and passages that changed after a version, from one snapshot."""
-        with self._reading() as connection:
-            where = {"user": user_id, "after": after}
+    @contextmanager
+    def changes(self, user_id: str, after: int) -> Iterator[Changes]:
+        """What changed after a version, from one snapshot, which lasts as long as the block."""
+        where = {"user": user_id, "after": after}
+        with self._reading() as raw:
+            connection = raw.execution_options(yield_per=LOAD_ROWS)
             version = self._version(connection, user_id)
-            return (
-                version,
-                connection.execute(_CHANGED_ENTRIES, where).all(),
-                connection.execute(_CHANGED_PASSAGES, where).all(),
+            passages, pieces = connection.execute(_SIZES, where).one()
+            yield Changes(
+                version=version,
+                passages=passages,
+                pieces=pieces // 4,
+                entry_rows=connection.execute(_CHANGED_ENTRIES, where).partitions(),
+                passage_rows=connection.execute(_CHANGED_PASSAGES, where).partitions(),
             )
 
     # ------------------------------------------------------------------ the outbox
@@ -598,6 +624,9 @@ _CHANGED_PASSAGES = (
     select(_P.entry_id, _P.n, _P.start, _P.end, _P.vector, _P.piece_ids, _P.pieces)
     .where(_P.user_id == bindparam("user"), _P.rev > bindparam("after"))
     .order_by(_P.rev, _P.entry_id, _P.n)
+)
+_SIZES = select(func.count(), func.coalesce(func.sum(func.length(_P.piece_ids)), 0)).where(
+    _P.user_id == bindparam("user"), _P.rev > bindparam("after")
 )
 _ENTRIES_BY_ID = select(s.entries).where(_E.user_id == bindparam("user"), _E.id.in_(bindparam("ids", expanding=True)))
 
