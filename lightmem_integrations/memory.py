@@ -44,6 +44,7 @@ from lightmem_integrations.core.types import (
 )
 from lightmem_integrations.errors import (
     ClosedError,
+    ConfigError,
     CorruptDataError,
     EmbedderError,
     EmbedderMismatchError,
@@ -106,6 +107,8 @@ class LightMem:
             raise
 
     def _setup(self, path_or_url: str | Path, config: LightMemConfig, embedder: Embedder | None) -> None:
+        if not isinstance(config, LightMemConfig):
+            raise ConfigError("config", "must be a LightMemConfig", config)
         self.config = config
         self._embedder = make_embedder(config) if embedder is None else embedder
         self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
@@ -364,8 +367,8 @@ class LightMem:
         Args:
             repair: encode what is pending or lacks its vectors, and write the file anew, so that
                 nothing that was forgotten is left in its free space.
-            user_id: whose pending entries to count; None for everybody's. The database itself is
-                always checked as a whole.
+            user_id: whose pending entries to count and encode; None for everybody's. The database
+                itself is always checked as a whole.
         """
         if user_id is not None:
             Scope(user_id)
@@ -377,7 +380,7 @@ class LightMem:
         pending = self._store.pending_count(user_id)
         mended, failure = (0, "")
         if repair:
-            mended, failure = self._repair(lacking)
+            mended, failure = self._repair(lacking, user_id)
             self._store.compact()
         left = self._store.pending_count(user_id)
         reasons = "; ".join(self._store.failures(user_id)) or failure
@@ -395,11 +398,11 @@ class LightMem:
             )
         )
 
-    def _repair(self, lacking: int) -> tuple[int, str]:
+    def _repair(self, lacking: int, user_id: str | None) -> tuple[int, str]:
         if lacking:
-            self._store.requeue(everything=False)
+            self._store.requeue()
         mended, failure = 0, ""
-        for user in self._store.pending_users():
+        for user in self._store.pending_users() if user_id is None else [user_id]:
             before = self._store.pending_count(user)
             try:
                 if self._indexer:
@@ -440,12 +443,13 @@ class LightMem:
         memory._setup(path_or_url, config or LightMemConfig(), embedder)
         try:
             memory._ingest.load()
+            # The vectors go before the name changes: at no moment has the database old ones under a new name.
+            memory._store.drop_encoded()
             memory._store.drop_meta(("dim", "token_dim"))
             memory._store.write_meta(memory._identity())
             if memory._indexer is None:
-                memory._store.drop_encoded()
                 return 0
-            memory._store.requeue(everything=True)
+            memory._store.requeue()
             total, done = memory._store.pending_count(), 0
             for user in memory._store.pending_users():
 

@@ -133,17 +133,6 @@ class Users(RuleBasedStateMachine):
                 assert (entry.user_id, entry.session_id, entry.memory) == (user, turn[0], turn[1])
                 assert len(self.memory.history(entry.id, user_id=user)) == 1
 
-    @rule(asker=st.sampled_from(USERS))
-    def ask_for_what_others_have(self, asker: str) -> None:
-        """Entry ids are no secret; knowing one must not help."""
-        for user in USERS:
-            for entry in self.memory.list(user_id=user) if user != asker else ():
-                assert self.memory.get(entry.id, user_id=asker) is None
-                assert self.memory.history(entry.id, user_id=asker) == []
-                assert self.memory.forget(user_id=asker, ids=[entry.id]).entries == 0
-                with pytest.raises(UsageError):
-                    self.memory.expand(Hit(entry, 1.0), user_id=asker)
-
     @rule(user=st.sampled_from(USERS), to=st.sampled_from(USERS))
     def export(self, user: str, to: str) -> None:
         path = Path(self.folder.name) / "out.jsonl"
@@ -154,12 +143,6 @@ class Users(RuleBasedStateMachine):
         if not self.models[to].turns:
             assert self.memory.import_(path, user_id=to).added == len(turns)
             self.models[to].turns = dict(turns)
-
-    @rule(first=st.booleans())
-    def another_engine_state(self, first: bool) -> None:
-        """Loaded working sets and fresh ones must not differ; forgetting nothing drops the loaded one."""
-        for user in USERS[: 1 + first]:
-            self.memory.forget(user_id=user, ids=[])
 
     @invariant()
     def lists_and_counts_are_each_users_own(self) -> None:
@@ -179,6 +162,23 @@ class Users(RuleBasedStateMachine):
             }  # fmt: skip
             assert stats["pending"] == 0
         assert self.memory.doctor().ok
+
+    @invariant()
+    def knowing_an_id_of_another_user_does_not_help(self) -> None:
+        if not hasattr(self, "memory"):
+            return
+        for user in USERS:
+            for entry in self.memory.list(user_id=user, limit=1):
+                for other in set(USERS) - {user}:
+                    assert self.memory.get(entry.id, user_id=other) is None
+                    assert self.memory.history(entry.id, user_id=other) == []
+                    if (
+                        len(self.models[user].turns) % 3 == 1
+                    ):  # not always: it makes the other's working set be loaded anew
+                        assert self.memory.forget(user_id=other, ids=[entry.id]).entries == 0
+                    with pytest.raises(UsageError):
+                        self.memory.expand(Hit(entry, 1.0), user_id=other)
+                assert self.memory.get(entry.id, user_id=user) is not None
 
 
 TestUsers = Users.TestCase

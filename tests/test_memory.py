@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from lightmem_integrations import Filter, Hit, LightMem, LightMemConfig, Message, UsageError
 from lightmem_integrations.core.tokens import budget_counter
 from lightmem_integrations.core.types import STRATEGIES
-from lightmem_integrations.errors import ClosedError, EmbedderError, EmbedderMismatchError
+from lightmem_integrations.errors import ClosedError, ConfigError, EmbedderError, EmbedderMismatchError
 from lightmem_integrations.testing import FlakyEmbedder, HashEmbedder
 
 NOON = datetime(2023, 5, 20, 12, tzinfo=timezone.utc)
@@ -1216,3 +1216,32 @@ def test_threads_that_write_and_read_one_user_end_with_what_one_thread_makes(fil
             for strategy in ("late", "weighted", "dense", "bm25"):
                 expected = ranking(fresh, "word7 alpha", strategy=strategy)
                 assert_same_ranking(ranking(memory, "word7 alpha", strategy=strategy), expected)
+
+
+def test_a_message_id_that_looks_like_another_entrys_id_names_the_message(memory: LightMem) -> None:
+    memory.add(said("first", "a"), user_id="ana")
+    first = memory.get("a", user_id="ana")
+    assert first is not None
+    memory.add(said("second", first.id, minute=1), user_id="ana")
+    found = memory.get(first.id, user_id="ana")
+    assert found is not None
+    assert found.memory == "second"
+    assert memory.forget(user_id="ana", ids=[first.id]).entries == 1
+    assert texts(memory) == ["first"]
+    assert memory.forget(user_id="ana", ids=[first.id]).entries == 1
+    assert texts(memory) == []
+
+
+def test_a_repair_for_one_user_leaves_the_others_alone() -> None:
+    broken = [True]
+    with LightMem(":memory:", embedder=FlakyEmbedder(fail_on=lambda _: broken[0])) as memory:
+        for user in ("ana", "ben"):
+            memory.add("hello", user_id=user)
+        broken[0] = False
+        assert memory.doctor(repair=True, user_id="ana").pending == 0
+        assert memory.doctor(user_id="ben").pending == 1
+
+
+def test_settings_that_are_no_config_are_refused() -> None:
+    with pytest.raises(ConfigError, match="config must be a LightMemConfig"):
+        LightMem(":memory:", {"embedder": "none"})  # type: ignore[arg-type]

@@ -358,9 +358,10 @@ class SqlStore:
         return found
 
     def resolve(self, user_id: str, any_id: str) -> MemoryEntry | None:
-        """The entry with this id, or the one made from the turn with this id."""
-        ids = [any_id, entry_id(user_id, "turn", [any_id])]
-        return next(iter(self.entries_by_id(user_id, ids).values()), None)
+        """The entry made from the turn with this id, or else the entry with this id."""
+        of_message = entry_id(user_id, "turn", [any_id])
+        found = self.entries_by_id(user_id, [of_message, any_id])
+        return found.get(of_message) or found.get(any_id)
 
     def passages_of(self, user_id: str, entry: str) -> list[tuple[Passage, np.ndarray[Any, Any]]]:
         """Passages of an entry with their vectors, in order."""
@@ -450,7 +451,7 @@ class SqlStore:
             where.append(e.session_id == scope.session_id)
         if before is not None:
             where.append(e.timestamp_us < to_us(before))
-        wanted = None if ids is None else set(ids) | {entry_id(scope.user_id, "turn", [i]) for i in ids}
+        wanted = None if ids is None else self._entry_ids(connection, scope.user_id, ids)
         turns: set[str] = set()
         entries: set[str] = set()
         for row in connection.execute(select(e.id, e.kind, e.sources).where(*where)):
@@ -461,6 +462,12 @@ class SqlStore:
         derived = select(e.id, e.sources).where(e.user_id == scope.user_id, e.kind != "turn")
         entries.update(made for made, sources in connection.execute(derived) if turns.intersection(sources))
         return sorted(turns), sorted(entries)
+
+    def _entry_ids(self, connection: Connection, user_id: str, ids: Sequence[str]) -> set[str]:
+        """The entries that are meant: an id is a message's where there is such a message, else an entry's."""
+        of_message = {given: entry_id(user_id, "turn", [given]) for given in ids}
+        known = self._hashes(connection, user_id, ids)
+        return {of_message[given] if given in known else given for given in ids}
 
     def _remove(
         self, connection: Connection, user_id: str, turns: Sequence[str], entries: Sequence[str]
@@ -533,15 +540,13 @@ class SqlStore:
                 found = {key: migrations.read_meta(connection, key) for key in values}
         return {key: value for key, value in found.items() if value is not None}
 
-    def requeue(self, *, everything: bool) -> int:
-        """Put entries without passages, or all entries, into the outbox again.
+    def requeue(self) -> int:
+        """Ask again for the passages that are neither there nor asked for.
 
         Returns:
-            how many were put there.
+            entries that were put into the outbox.
         """
         with self._writing() as connection:
-            if everything:
-                self._drop_encoded(connection)
             rows = [{"user_id": u, "entry_id": i, "attempts": 0} for u, i in connection.execute(_LACKING)]
             if rows:
                 connection.execute(insert(s.index_outbox), rows)
@@ -550,13 +555,9 @@ class SqlStore:
     def drop_encoded(self) -> None:
         """Remove all passages, and ask for none."""
         with self._writing() as connection:
-            self._drop_encoded(connection)
-
-    @staticmethod
-    def _drop_encoded(connection: Connection) -> None:
-        connection.execute(delete(s.passages))
-        connection.execute(delete(s.index_outbox))
-        connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
+            connection.execute(delete(s.passages))
+            connection.execute(delete(s.index_outbox))
+            connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
 
     def compact(self) -> None:
         """Write the database anew, so that nothing that was forgotten is left in its free space."""
