@@ -559,3 +559,29 @@ def test_bench_recall_scores_a_data_set(locomo: str):
 def test_bench_speed_measures():
     report = loaded("bench", "speed", "--quick", "--sizes", "50", "--others", "50", "--embedder", "none")
     assert {figure["part"] for figure in report["figures"]} >= {"add", "search", "neighbours", "startup"}
+
+
+def test_bench_segment_scores_labelled_dialogues(tmp_path):
+    dialogue = {
+        "id": "d1",
+        "language": "en",
+        "utterances": ["The cat sleeps.", "Cats sleep all day.", "Stocks fell today.", "The stock market fell again."],
+        "segments": [2, 2],
+    }
+    (tmp_path / "d.jsonl").write_text(json.dumps(dialogue), "utf-8")
+    report = loaded("bench", "segment", str(tmp_path / "d.jsonl"), "--embedder", "none")
+    assert any(row["method"].startswith("lightmem") for row in report["rows"])
+    run("bench", "segment", code=2)
+
+
+def test_bench_compress_keeps_what_it_says(tmp_path):
+    words = " ".join(f"Word{n} means nothing much to anybody here today." for n in range(12))
+    turns = [{"turn_id": f"t{n}", "speaker": "Ana", "text": f"{words} Miso{n} is my cat."} for n in range(4)]
+    question = {"question_id": "q", "question": "Who is Miso2?", "answer": "cat", "evidence_turns": ["t2"]}
+    data = {"conversation_id": "c", "language": "en", "speakers": ["Ana"], "questions": [question]}
+    data["sessions"] = [{"session_id": "s", "time": "2024-05-20T12:00:00+00:00", "turns": turns}]
+    (tmp_path / "c.json").write_text(json.dumps(data), "utf-8")
+    report = loaded("bench", "compress", str(tmp_path / "c.json"), "--rate", "0.6")
+    kept = [row["kept"] for row in report["rows"] if row["method"] == "lexical"]
+    assert len(kept) == 1
+    assert 0.5 <= kept[0] <= 0.7

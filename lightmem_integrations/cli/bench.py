@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ app = typer.Typer(help="Measure retrieval quality and speed on this machine.", p
 QUICK: dict[str, Any] = {"turns": 200, "adds": 50, "queries": 30, "sizes": (1_000,), "others": 10_000}
 
 Markdown = Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")]
+Files = Annotated[list[str] | None, typer.Argument(metavar="[DATA]...", help="Files, folders or globs.")]
+Data = Annotated[list[str] | None, typer.Option("--data", metavar="DATA", help="The same, as an option.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -30,8 +33,8 @@ def bench(ctx: typer.Context) -> None:
 
 @app.command()
 def recall(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[DATA]...", help="Files, folders or globs.")] = None,
-    data: Annotated[list[str] | None, typer.Option("--data", metavar="DATA", help="The same, as an option.")] = None,
+    files: Files = None,
+    data: Data = None,
     strategy: Annotated[
         list[str] | None,
         typer.Option("--strategy", metavar="NAME", help="Repeat to compare; the first is compared with the others."),
@@ -46,22 +49,62 @@ def recall(
     from lightmem_integrations.config import LightMemConfig
     from lightmem_integrations.datasets import load
 
-    paths = [*(files or ()), *(data or ())]
-    if not paths:
-        raise UsageError("DATA", "must name at least one file, folder or glob", "none")
-    conversations = load(paths)
+    conversations = load(_paths(files, data))
     config = LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER)
     wanted: Any = {"strategies": strategy or None, "level": level}
     with output.progress("conversations") as advance:
         report = run_recall(
             conversations, config=config, progress=lambda done, total, name: advance(done, total), **wanted
         )
-    if as_json:
-        output.print_json(report.as_dict())
-    elif markdown:
-        sys.stdout.write(report.markdown())
-    else:
-        render_recall(report, _wide())
+    _show(report, render_recall, markdown=markdown, as_json=as_json)
+
+
+@app.command()
+def compress(
+    files: Files = None,
+    data: Data = None,
+    rate: Annotated[
+        list[float] | None, typer.Option("--rate", metavar="R", help="Share of tokens to keep, 0 to 1 (repeat).")
+    ] = None,
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Score what compression keeps of labelled evidence, against random words and truncation."""
+    from lightmem_integrations.bench.compress import RATES, render_compress, run_compress
+    from lightmem_integrations.config import LightMemConfig
+    from lightmem_integrations.datasets import load
+
+    config = LightMemConfig(embedder=embedder or "none", strategy="late" if embedder else "bm25")
+    with output.progress("conversations") as advance:
+        report = run_compress(
+            load(_paths(files, data)),
+            rate or RATES,
+            config=config,
+            progress=lambda done, total, name: advance(done, total),
+        )
+    _show(report, render_compress, markdown=markdown, as_json=as_json)
+
+
+@app.command()
+def segment(
+    files: Files = None,
+    data: Data = None,
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Score topic boundaries in dialogues with labelled segments (JSON Lines)."""
+    from lightmem_integrations.bench.segment import render_segment, run_segment
+    from lightmem_integrations.config import LightMemConfig
+    from lightmem_integrations.models.embed import make_embedder
+
+    model = make_embedder(LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER))
+    with output.progress("dialogues") as advance:
+        report = run_segment(
+            _paths(files, data), embedder=model, progress=lambda done, total, name: advance(done, total)
+        )
+    _show(report, render_segment, markdown=markdown, as_json=as_json)
 
 
 @app.command()
@@ -87,12 +130,23 @@ def speed(
     if others is not None:
         numbers["others"] = others
     report = _measured(LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER), numbers)
+    _show(report, render_speed, markdown=markdown, as_json=as_json)
+
+
+def _paths(files: list[str] | None, data: list[str] | None) -> list[str]:
+    paths = [*(files or ()), *(data or ())]
+    if not paths:
+        raise UsageError("DATA", "must name at least one file, folder or glob", "none")
+    return paths
+
+
+def _show(report: Any, render: Callable[[Any, Any], None], *, markdown: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(report.as_dict())
     elif markdown:
         sys.stdout.write(report.markdown())
     else:
-        render_speed(report, _wide())
+        render(report, _wide())
 
 
 def _measured(config: Any, numbers: dict[str, Any]) -> SpeedReport:
