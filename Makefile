@@ -1,7 +1,7 @@
 PY = python3
 VENV = .venv
 DATA =
-EXTRAS = offline,multilingual,openai,tiktoken,dev,docs
+EXTRAS = offline,multilingual,openai,tiktoken,yaml,dev,docs
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +15,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lightmem_integrations.build import build_llm, build_manager, build_pipeline
 from lightmem_integrations.config import LightMemConfig
 from lightmem_integrations.core.analyze import ANALYZER_VERSION, terms
+from lightmem_integrations.core.consolidate import Consolidator, Retention
+from lightmem_integrations.core.counters import Counters
 from lightmem_integrations.core.encode import name_of
 from lightmem_integrations.core.indexer import Indexer
 from lightmem_integrations.core.ingest import Ingest
-from lightmem_integrations.core.ports import Embedder
+from lightmem_integrations.core.managers import Manager
+from lightmem_integrations.core.pipeline import TRIES
+from lightmem_integrations.core.ports import Attention, Compressor, Embedder
 from lightmem_integrations.core.rank import Options
 from lightmem_integrations.core.recall import QueryEncoder, Recall, Recalled
+from lightmem_integrations.core.reflect import Reflection
 from lightmem_integrations.core.render import render, sentence_weigher
 from lightmem_integrations.core.tokens import budget_counter
 from lightmem_integrations.core.types import (
@@ -39,7 +46,11 @@ from lightmem_integrations.core.types import (
     MemoryEntry,
     Profile,
     Scope,
+    Session,
     Strategy,
+    SummaryReport,
+    SweepReport,
+    UpdateReport,
     check_identifier,
 )
 from lightmem_integrations.errors import (
@@ -48,10 +59,14 @@ from lightmem_integrations.errors import (
     CorruptDataError,
     EmbedderError,
     EmbedderMismatchError,
+    LightMemError,
+    LLMError,
     UsageError,
 )
 from lightmem_integrations.models.embed import make_embedder
 from lightmem_integrations.stores.exact import ExactIndex
+from lightmem_integrations.stores.sql.buffers import SqlBuffers
+from lightmem_integrations.stores.sql.consolidation import SqlConsolidation
 from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.transfer import read_export, write_export
 
@@ -62,6 +77,9 @@ T = TypeVar("T")
 # Inside the class, ``list`` is a method.
 Hits = list[Hit]
 Entries = list[MemoryEntry]
+Sessions = list[Session]
+Ids = list[str]
+Failures = list[str]
 Changes = list[Change]
 
 _MOST = 2**31 - 1
@@ -79,6 +97,11 @@ class LightMem:
         config: settings; None for the defaults.
         embedder: any object with ``embed(texts)``, in place of the one that ``config`` names; see
             ``core.ports.Embedder``.
+        llm: a language model: any LangChain chat model, LlamaIndex LLM or ``core.ports.LLM``, or the name
+            of a preset. It makes facts and summaries, in the background. None for what ``config``
+            names, which by default is none: rules do it.
+        compressor: any ``core.ports.Compressor``, in place of the one that ``config`` names.
+        attention: any ``core.ports.Attention``; topics are then cut by it and by similarity.
 
     Raises:
         StorageError: the database cannot be opened; the subclasses tell why.
@@ -98,28 +121,51 @@ class LightMem:
         config: LightMemConfig | None = None,
         *,
         embedder: Embedder | None = None,
+        llm: Any = None,
+        compressor: Compressor | None = None,
+        attention: Attention | None = None,
     ) -> None:
-        self._setup(path_or_url, config or LightMemConfig(), embedder)
+        self._setup(path_or_url, config or LightMemConfig(), embedder, llm, compressor, attention)
         try:
             self._check_identity()
         except BaseException:
             self.close()
             raise
+        if self._reflection:
+            self._reflection.resume()
 
-    def _setup(self, path_or_url: str | Path, config: LightMemConfig, embedder: Embedder | None) -> None:
+    def _setup(
+        self,
+        path_or_url: str | Path,
+        config: LightMemConfig,
+        embedder: Embedder | None,
+        llm: Any = None,
+        compressor: Compressor | None = None,
+        attention: Attention | None = None,
+    ) -> None:
         if not isinstance(config, LightMemConfig):
             raise ConfigError("config", "must be a LightMemConfig", config)
         self.config = config
-        self._embedder = make_embedder(config) if embedder is None else embedder
+        if config.logging is not None:
+            logging.getLogger("lightmem_integrations").setLevel(config.logging)
+        self._counters = Counters()
+        self._embedder = _vectors(config, embedder)
         self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
-        self._index = ExactIndex(self._store, config.index_cache_mb << 20, config.conversation_gap_hours)
+        make_index = _INDEXES[config.embedding_retriever, config.context_retriever]
+        self._index = make_index(self._store, config.index_cache_mb << 20, config.conversation_gap_hours)
         self._indexer = (
             None
             if self._embedder is None
-            else Indexer(self._store, self._embedder, self._shape, self._agree_on_shape, config.index_wait_seconds)
+            else Indexer(
+                self._store,
+                self._embedder,
+                self._shape,
+                self._agree_on_shape,
+                config.index_wait_seconds,
+                self._counters,
+            )
         )
-        self._ingest = Ingest(self._store, self._embedder, self._indexer)
-        self._queries = QueryEncoder(self._embedder, config.query_cache_size)
+        self._queries = QueryEncoder(self._embedder, config.query_cache_size, self._counters)
         self._recall = Recall(
             self._store,
             self._index,
@@ -128,15 +174,60 @@ class LightMem:
             on_pending=self._indexer.nudge if self._indexer else lambda user_id: None,
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="lightmem")
+        self._buffers = SqlBuffers(self._store)
+        try:
+            self._llm, self._meter = build_llm(config, llm, self._buffers)
+        except BaseException:
+            self._store.close()
+            raise
+        self._consolidator = Consolidator(
+            SqlConsolidation(self._store),
+            self._llm,
+            similarity=config.update_similarity,
+            candidates=config.update_candidates,
+            threads=config.llm_concurrency,
+            encode=self._encode,
+        )
+        manager = build_manager(config, self._llm)
+        self._by_rules = manager is None or not manager.slow
+        self._reflection: Reflection | None = None
+        if manager is not None:
+            self._reflection = self._reflect(manager, compressor, attention)
+        self._ingest = Ingest(self._store, self._embedder, self._indexer, self._reflection)
+
+    def _reflect(self, manager: Manager, compressor: Compressor | None, attention: Attention | None) -> Reflection:
+        pipeline = build_pipeline(
+            self.config,
+            self._buffers,
+            manager,
+            self._recall.corpus,
+            self._on_made,
+            compressor=compressor,
+            attention=attention,
+        )
+        return Reflection(pipeline, self._buffers, self.config.llm_concurrency if manager.slow else 0)
+
+    def _on_made(self, user_id: str, ids: Sequence[str]) -> Sequence[str]:
+        """Encode what was made of turns, and compare it with what was known; returns what went wrong, in words."""
+        errors = [] if self._by_rules else self._encode(user_id)  # what rules make is found by its words
+        if self.config.update == "online":
+            errors += self._consolidator.update(user_id, only=ids).errors
+        return errors
+
+    def _encode(self, user_id: str) -> Failures:
+        return list(self._indexer.index(user_id)) if self._indexer else []
 
     # ------------------------------------------------------------------ writing
-    def add(self, messages: Any, *, user_id: str, session_id: str | None = None) -> AddResult:
+    def add(
+        self, messages: Any, *, user_id: str, session_id: str | None = None, ttl: timedelta | None = None
+    ) -> AddResult:
         """Remember one message or several. They are on disk when this returns.
 
         Args:
             messages: one message or an iterable, in any form that ``Message.from_any`` reads.
             user_id: whose memory.
             session_id: which conversation; None for the session ``default``.
+            ttl: for how long from now; None for ``ttl_days`` of the configuration, or for ever.
 
         Returns:
             the ids, how many are new, and how many wait for the embedder. A message whose id is there
@@ -147,22 +238,43 @@ class LightMem:
             ModelNotFoundError, MissingDependencyError: there is no model; nothing was written.
             StorageError: the database refused; nothing was written.
         """
-        return self._ingest.add(Scope(user_id, session_id), messages)
+        if ttl is not None and (not isinstance(ttl, timedelta) or ttl <= timedelta(0)):
+            raise UsageError("ttl", "must be a timedelta above 0", ttl)
+        if ttl is None and self.config.ttl_days is not None:
+            ttl = timedelta(days=self.config.ttl_days)
+        with self._counters.add_memory.measured():
+            return self._ingest.add(Scope(user_id, session_id), messages, ttl=ttl)
 
-    def flush(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
-        """Finish what is pending, of one user or of all.
+    def flush(self, *, user_id: str | None = None, session_id: str | None = None, wait: bool = True) -> int:
+        """Finish what is pending, of one user or of all: encode, empty the buffers, make facts and summaries.
 
         Args:
             user_id: whose; None for everybody's.
-            session_id: accepted for symmetry; what is pending is kept by user.
+            session_id: only the buffers of this session. What waits for the embedder is kept by user.
+            wait: for the language model; False lets it go on in the background.
 
         Returns:
             entries that were encoded now.
 
         Raises:
             EmbedderError: some could not be encoded; they stay pending.
+            LLMError: some segments got no answer; they stay in the queue.
         """
-        users = self._store.pending_users() if user_id is None else [Scope(user_id, session_id).user_id]
+        if user_id is not None or session_id is not None:
+            Scope(user_id or "", session_id)
+        encoded = self._drain(user_id)
+        if self._reflection:
+            errors = self._reflection.flush(user_id, session_id, wait=wait)
+            waiting = self._buffers.waiting(user_id, session_id)
+            if errors and any(w.open or w.parked for w in waiting):
+                raise (LLMError if self._llm else LightMemError)(
+                    f"{'; '.join(errors)}. Nothing is lost: the next flush tries again, and doctor tells what waits"
+                )
+            encoded += self._drain(user_id)
+        return encoded
+
+    def _drain(self, user_id: str | None) -> int:
+        users = self._store.pending_users() if user_id is None else [user_id]
         return sum(self._indexer.drain(user) for user in users) if self._indexer else 0
 
     def forget(
@@ -227,7 +339,8 @@ class LightMem:
             ModelNotFoundError, MissingDependencyError: there is no model.
         """
         scope = Scope(user_id, session_id)
-        hits = self._recalled(scope, query, k, strategy, profile, filter).hits
+        with self._counters.retrieve.measured():
+            hits = self._recalled(scope, query, k, strategy, profile, filter).hits
         if score_threshold is None:
             return hits
         if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
@@ -263,7 +376,8 @@ class LightMem:
         """
         if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
             raise UsageError("max_tokens", "must be a whole number of at least 1", max_tokens)
-        recalled = self._recalled(Scope(user_id, session_id), query, k, strategy, profile, filter)
+        with self._counters.retrieve.measured():
+            recalled = self._recalled(Scope(user_id, session_id), query, k, strategy, profile, filter)
         worth = self._recall.worth(user_id, recalled.terms)
         return render(recalled.hits, max_tokens, budget_counter(), sentence_weigher(worth, terms))
 
@@ -299,8 +413,9 @@ class LightMem:
         filter: Filter | None = None,
         limit: int = 100,
         offset: int = 0,
+        newest_first: bool = False,
     ) -> Entries:
-        """Entries, oldest first.
+        """Entries, oldest first unless asked otherwise; turns, unless ``kinds`` names others.
 
         Raises:
             UsageError: a negative ``limit`` or ``offset``, or ``kinds`` here and in the filter.
@@ -313,13 +428,80 @@ class LightMem:
             if wanted.kinds is not None:
                 raise UsageError("kinds", "must be given once, here or in the filter", kinds)
             wanted = replace(wanted, kinds=kinds)
-        return self._store.list_entries(Scope(user_id, session_id), wanted, limit, offset)
+        wanted = replace(wanted, kinds=wanted.kinds or ("turn",))
+        return self._store.list_entries(Scope(user_id, session_id), wanted, limit, offset, newest_first=newest_first)
+
+    def sessions(self, *, user_id: str) -> Sessions:
+        """The user's conversations in numbers, the one that was written to last first."""
+        return self._store.sessions_of(Scope(user_id).user_id)
 
     def history(self, entry_id: str, *, user_id: str) -> Changes:
         """What happened to an entry, oldest first; empty when there is no such entry."""
         scope = Scope(user_id)
         entry = self._store.resolve(scope.user_id, check_identifier("entry_id", entry_id))
         return self._store.history(scope.user_id, entry.id if entry else entry_id)
+
+    # ------------------------------------------------------------------ time to reflect
+    def update(self, *, user_id: str, session_id: str | None = None) -> UpdateReport:
+        """Compare each fact with later ones that resemble it: duplicates merge, and what changed is replaced.
+
+        Without a language model duplicates merge and nothing else. Nothing is rewritten: an entry that
+        no longer holds keeps its text, and ``undo`` takes the change back.
+
+        Args:
+            user_id: whose facts.
+            session_id: only those of this session.
+        """
+        scope = Scope(user_id, session_id)
+        self._ingest.load()
+        return self._consolidator.update(scope.user_id, scope.session_id)
+
+    def undo(self, entry_id: str, *, user_id: str) -> Ids:
+        """Take the last change of an entry back, so that what it replaced, or was replaced by, holds again.
+
+        Returns:
+            ids of the entries that hold again.
+
+        Raises:
+            UsageError: there is nothing to undo.
+        """
+        scope = Scope(user_id)
+        entry = self._store.resolve(scope.user_id, check_identifier("entry_id", entry_id))
+        if entry is None:
+            raise UsageError("entry_id", "must be of an entry that this user has", entry_id)
+        return self._consolidator.undo(scope.user_id, entry.id)
+
+    def summarize(self, *, user_id: str, window: timedelta | None = None, flush: bool = False) -> SummaryReport:
+        """Sum up facts over windows of time, across sessions. Doing it again does nothing new.
+
+        Args:
+            user_id: whose facts.
+            window: time that one summary spans; None for ``summary_window_hours``.
+            flush: sum up the window that is not over yet, too.
+        """
+        window = timedelta(hours=self.config.summary_window_hours) if window is None else window
+        report = self._consolidator.summarize(Scope(user_id).user_id, window, flush=flush)
+        if report.made:
+            self._encode(user_id)
+        return report
+
+    def sweep(self, *, user_id: str | None = None, dry_run: bool = False) -> SweepReport:
+        """Remove what has expired, and what has faded where ``retention_threshold`` asks for it.
+
+        Args:
+            user_id: whose memory; None for everybody's.
+            dry_run: remove nothing and report the same.
+        """
+        if user_id is not None:
+            Scope(user_id)
+        config = self.config
+        retention = Retention(
+            config.retention_threshold, config.retention_half_life_days, config.retention_min_age_days
+        )
+        report = self._consolidator.sweep(user_id, retention, dry_run=dry_run)
+        for user in () if dry_run else {*report.expired, *report.faded}:
+            self._index.drop(user)
+        return report
 
     # ------------------------------------------------------------------ moving
     def export(self, path: str | Path, *, user_id: str) -> int:
@@ -343,14 +525,21 @@ class LightMem:
         """Counts of rows, of one user or of all, and how the engine is doing. No text.
 
         Returns:
-            ``rows`` by table; ``pending`` entries; ``embedder``; ``query_cache`` with ``hits``,
-            ``misses`` and ``hit_ratio`` (0..1); ``index_cache`` with ``users`` and ``bytes``.
+            ``rows`` by table; ``entries`` by kind; ``pending`` entries; ``embedder``; ``query_cache`` with ``hits``,
+            ``misses`` and ``hit_ratio`` (0..1); ``index_cache`` with ``users`` and ``bytes``;
+            ``buffers`` with ``turns`` in the sensory buffers and segments ``held``, ``queued`` and
+            ``parked``; ``compression`` with tokens ``before`` and ``after``, and turns that ``failed``.
+            Of this process, whoever the user: ``add_memory_tokens``, ``update_tokens`` and
+            ``summarize_tokens``, charged by the language model; ``llm``, the same by purpose, with
+            ``calls``; ``embedding_tokens``; ``add_memory_latency``, ``retrieve_latency`` and
+            ``embedding_latency`` with ``p50`` and ``p95`` of the last 1,000, in milliseconds, and ``count``.
         """
         if user_id is not None:
             Scope(user_id)
         asked = self._queries.hits + self._queries.misses
         return {
             "rows": self._store.counts(user_id),
+            "entries": self._store.counts_by_kind(user_id),
             "pending": self._store.pending_count(user_id),
             "embedder": name_of(self._embedder),
             "query_cache": {
@@ -359,14 +548,34 @@ class LightMem:
                 "hit_ratio": self._queries.hits / asked if asked else 0.0,
             },
             "index_cache": self._index.stats(),
+            "buffers": self._buffers.totals(user_id),
+            "compression": self._buffers.compression(user_id),
+            **self._own_counters(),
+        }
+
+    def _own_counters(self) -> dict[str, Any]:
+        usage, counters = self._meter.usage(), self._counters
+        tokens = {purpose: used.input_tokens + used.output_tokens for purpose, used in usage.items()}
+        return {
+            "llm": {
+                "name": self._llm.name if self._llm else None,
+                "usage": {purpose: asdict(used) for purpose, used in usage.items() if purpose != "embedding"},
+            },
+            "add_memory_tokens": tokens["add_memory"],
+            "update_tokens": tokens["update"],
+            "summarize_tokens": tokens["summarize"],
+            "embedding_tokens": counters.embedding_tokens,
+            "add_memory_latency": counters.add_memory.summary(),
+            "retrieve_latency": counters.retrieve.summary(),
+            "embedding_latency": counters.embedding.summary(),
         }
 
     def doctor(self, *, repair: bool = False, user_id: str | None = None) -> DoctorReport:
         """Compare what is stored with what should be, and mend it on demand.
 
         Args:
-            repair: encode what is pending or lacks its vectors, and write the file anew, so that
-                nothing that was forgotten is left in its free space.
+            repair: encode what is pending or lacks its vectors, give parked segments another try,
+                and write the file anew, so that nothing that was forgotten is left in its free space.
             user_id: whose pending entries to count and encode; None for everybody's. The database
                 itself is always checked as a whole.
         """
@@ -377,10 +586,12 @@ class LightMem:
         except CorruptDataError as error:
             return DoctorReport((Finding("database", False, str(error), 1),))
         lacking = self._store.lacking() if self._indexer else 0
+        parked = self._buffers.totals(user_id)["parked"]
         pending = self._store.pending_count(user_id)
         mended, failure = (0, "")
         if repair:
             mended, failure = self._repair(lacking, user_id)
+            self._retry_parked(user_id)
             self._store.compact()
         left = self._store.pending_count(user_id)
         reasons = "; ".join(self._store.failures(user_id)) or failure
@@ -395,8 +606,28 @@ class LightMem:
                     left,
                     repaired=max(0, mended if pending or lacking else 0),
                 ),
+                self._extraction(user_id, parked),
             )
         )
+
+    def _extraction(self, user_id: str | None, parked: int) -> Finding:
+        """What the extractor has failed at. ``parked`` segments were so before a repair."""
+        now = self._buffers.totals(user_id)
+        reasons = self._buffers.reasons(user_id)
+        lately = [e for e in self._reflection.lately if e not in reasons] if self._reflection else []
+        told = f"{now['queued']} segments wait for the extractor, {now['parked']} are parked after {TRIES} failures"
+        told += f": {'; '.join(reasons)}" if reasons else ""
+        return Finding(
+            "extraction",
+            not reasons and not now["parked"],
+            told + (f". Went wrong lately: {'; '.join(lately)}" if lately else ""),
+            now["queued"] + now["parked"],
+            repaired=max(0, parked - now["parked"]),
+        )
+
+    def _retry_parked(self, user_id: str | None) -> None:
+        if self._reflection and self._buffers.unpark(user_id):
+            self._reflection.retry(user_id)
 
     def _repair(self, lacking: int, user_id: str | None) -> tuple[int, str]:
         if lacking:
@@ -464,7 +695,13 @@ class LightMem:
             memory.close()
 
     def close(self) -> None:
-        """Stop the threads and give back the connections. What is pending stays so. Safe to repeat."""
+        """Flush the buffers that were fed, stop the threads and give back the connections. Safe to repeat.
+
+        What waits for the embedder or for a language model stays in the database.
+        """
+        if self._reflection:
+            self._reflection.close()
+            self._reflection = None
         if self._indexer:
             self._indexer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -505,7 +742,7 @@ class LightMem:
         self._ingest.load()
         config = self.config
         options = Options(
-            strategy=strategy or config.strategy,
+            strategy=strategy or _STRATEGY_OF.get(config.retrieve_strategy, config.strategy),
             profile=profile or config.profile,
             late_max_pieces=config.late_max_pieces,
             late_candidates=max(config.late_candidates, 4 * k),
@@ -513,7 +750,13 @@ class LightMem:
             recency_half_life_days=config.recency_half_life_days,
             importance_weight=config.importance_weight,
         )
-        return self._recall.search(scope, query, k, _filter(filter), options)
+        return self._recall.search(scope, query, k, self._wanted(filter), options)
+
+    def _wanted(self, filter: Filter | None) -> Filter:
+        """The filter with the kinds that are searched when it names none."""
+        wanted = _filter(filter)
+        kinds: tuple[Kind, ...] = ("turn",) if self.config.summary_retriever == "none" else ("turn", "summary")
+        return wanted if wanted.kinds else replace(wanted, kinds=kinds)
 
     def _identity(self) -> dict[str, str]:
         dim = getattr(self._embedder, "dim", None)
@@ -554,13 +797,19 @@ class LightMem:
         return await future
 
     # ------------------------------------------------------------------ async twins
-    async def aadd(self, messages: Any, *, user_id: str, session_id: str | None = None) -> AddResult:
+    async def aadd(
+        self, messages: Any, *, user_id: str, session_id: str | None = None, ttl: timedelta | None = None
+    ) -> AddResult:
         """``add`` in a thread of the engine."""
-        return await self._run(self.add, messages, user_id=user_id, session_id=session_id)
+        return await self._run(self.add, messages, user_id=user_id, session_id=session_id, ttl=ttl)
 
-    async def aflush(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
+    async def aflush(self, *, user_id: str | None = None, session_id: str | None = None, wait: bool = True) -> int:
         """``flush`` in a thread of the engine."""
-        return await self._run(self.flush, user_id=user_id, session_id=session_id)
+        return await self._run(self.flush, user_id=user_id, session_id=session_id, wait=wait)
+
+    async def asessions(self, *, user_id: str) -> Sessions:
+        """``sessions`` in a thread of the engine."""
+        return await self._run(self.sessions, user_id=user_id)
 
     async def aforget(
         self,
@@ -640,11 +889,35 @@ class LightMem:
         filter: Filter | None = None,
         limit: int = 100,
         offset: int = 0,
+        newest_first: bool = False,
     ) -> Entries:
         """``list`` in a thread of the engine."""
         return await self._run(
-            self.list, user_id=user_id, session_id=session_id, kinds=kinds, filter=filter, limit=limit, offset=offset
+            self.list,
+            user_id=user_id,
+            session_id=session_id,
+            kinds=kinds,
+            filter=filter,
+            limit=limit,
+            offset=offset,
+            newest_first=newest_first,
         )
+
+    async def aupdate(self, *, user_id: str, session_id: str | None = None) -> UpdateReport:
+        """``update`` in a thread of the engine."""
+        return await self._run(self.update, user_id=user_id, session_id=session_id)
+
+    async def aundo(self, entry_id: str, *, user_id: str) -> Ids:
+        """``undo`` in a thread of the engine."""
+        return await self._run(self.undo, entry_id, user_id=user_id)
+
+    async def asummarize(self, *, user_id: str, window: timedelta | None = None, flush: bool = False) -> SummaryReport:
+        """``summarize`` in a thread of the engine."""
+        return await self._run(self.summarize, user_id=user_id, window=window, flush=flush)
+
+    async def asweep(self, *, user_id: str | None = None, dry_run: bool = False) -> SweepReport:
+        """``sweep`` in a thread of the engine."""
+        return await self._run(self.sweep, user_id=user_id, dry_run=dry_run)
 
     async def ahistory(self, entry_id: str, *, user_id: str) -> Changes:
         """``history`` in a thread of the engine."""
@@ -679,6 +952,19 @@ class LightMem:
         await self.aclose()
 
 
+_INDEXES = {("exact", "bm25"): ExactIndex}
+"""What searches vectors and words, by the names of both retrievers."""
+
+_STRATEGY_OF: dict[str, Strategy] = {"embedding": "dense", "context": "bm25"}
+
+
+def _vectors(config: LightMemConfig, embedder: Embedder | None) -> Embedder | None:
+    """Who makes vectors; None when only words are indexed."""
+    if config.index_strategy == "context":
+        return None
+    return make_embedder(config) if embedder is None else embedder
+
+
 def _filter(value: Filter | None) -> Filter:
     if value is not None and not isinstance(value, Filter):
         raise UsageError("filter", "must be a Filter", value)
@@ -699,19 +985,23 @@ class ScopedMemory:
 
     def __init__(self, memory: LightMem, scope: Scope) -> None:
         self._memory = memory
-        self._user = {"user_id": scope.user_id}
+        self._user: dict[str, Any] = {"user_id": scope.user_id}
         self._both: dict[str, Any] = {"user_id": scope.user_id, "session_id": scope.session_id}
 
     def __repr__(self) -> str:
         return f"{self._memory!r}.scope({', '.join(f'{k}={v!r}' for k, v in self._both.items())})"
 
-    def add(self, messages: Any) -> AddResult:
+    def add(self, messages: Any, **options: Any) -> AddResult:
         """See ``LightMem.add``."""
-        return self._memory.add(messages, **self._both)
+        return self._memory.add(messages, **self._both, **options)
 
-    def flush(self) -> int:
+    def flush(self, **options: Any) -> int:
         """See ``LightMem.flush``."""
-        return self._memory.flush(**self._both)
+        return self._memory.flush(**self._both, **options)
+
+    def sessions(self) -> Sessions:
+        """See ``LightMem.sessions``."""
+        return self._memory.sessions(**self._user)
 
     def forget(self, **options: Any) -> ForgetReport:
         """See ``LightMem.forget``."""
@@ -737,6 +1027,22 @@ class ScopedMemory:
         """See ``LightMem.list``."""
         return self._memory.list(**self._both, **options)
 
+    def update(self) -> UpdateReport:
+        """See ``LightMem.update``."""
+        return self._memory.update(**self._both)
+
+    def undo(self, entry_id: str) -> Ids:
+        """See ``LightMem.undo``."""
+        return self._memory.undo(entry_id, **self._user)
+
+    def summarize(self, **options: Any) -> SummaryReport:
+        """See ``LightMem.summarize``; across the user's sessions."""
+        return self._memory.summarize(**self._user, **options)
+
+    def sweep(self, **options: Any) -> SweepReport:
+        """See ``LightMem.sweep``; the whole user."""
+        return self._memory.sweep(**self._user, **options)
+
     def history(self, entry_id: str) -> Changes:
         """See ``LightMem.history``."""
         return self._memory.history(entry_id, **self._user)
@@ -757,13 +1063,17 @@ class ScopedMemory:
         """See ``LightMem.doctor``."""
         return self._memory.doctor(repair=repair, **self._user)
 
-    async def aadd(self, messages: Any) -> AddResult:
+    async def aadd(self, messages: Any, **options: Any) -> AddResult:
         """See ``LightMem.add``."""
-        return await self._memory.aadd(messages, **self._both)
+        return await self._memory.aadd(messages, **self._both, **options)
 
-    async def aflush(self) -> int:
+    async def aflush(self, **options: Any) -> int:
         """See ``LightMem.flush``."""
-        return await self._memory.aflush(**self._both)
+        return await self._memory.aflush(**self._both, **options)
+
+    async def asessions(self) -> Sessions:
+        """See ``LightMem.sessions``."""
+        return await self._memory.asessions(**self._user)
 
     async def aforget(self, **options: Any) -> ForgetReport:
         """See ``LightMem.forget``."""
@@ -788,6 +1098,22 @@ class ScopedMemory:
     async def alist(self, **options: Any) -> Entries:
         """See ``LightMem.list``."""
         return await self._memory.alist(**self._both, **options)
+
+    async def aupdate(self) -> UpdateReport:
+        """See ``LightMem.update``."""
+        return await self._memory.aupdate(**self._both)
+
+    async def aundo(self, entry_id: str) -> Ids:
+        """See ``LightMem.undo``."""
+        return await self._memory.aundo(entry_id, **self._user)
+
+    async def asummarize(self, **options: Any) -> SummaryReport:
+        """See ``LightMem.summarize``; across the user's sessions."""
+        return await self._memory.asummarize(**self._user, **options)
+
+    async def asweep(self, **options: Any) -> SweepReport:
+        """See ``LightMem.sweep``; the whole user."""
+        return await self._memory.asweep(**self._user, **options)
 
     async def ahistory(self, entry_id: str) -> Changes:
         """See ``LightMem.history``."""

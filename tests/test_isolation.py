@@ -157,9 +157,10 @@ class Users(RuleBasedStateMachine):
             stats = self.memory.stats(user_id=user)
             n = len(model.turns)
             sessions = len({turn[0] for turn in model.turns.values()})
-            assert stats["rows"] == {
-                "sessions": sessions, "turns": n, "entries": n, "passages": n, "journal": n, "index_outbox": 0
-            }  # fmt: skip
+            rows = stats["rows"]
+            assert (rows["sessions"], rows["turns"], rows["passages"], rows["index_outbox"]) == (sessions, n, n, 0)
+            assert stats["entries"]["turn"] == n
+            assert rows["entries"] == rows["journal"] == sum(stats["entries"].values())
             assert stats["pending"] == 0
         assert self.memory.doctor().ok
 

@@ -117,6 +117,7 @@ def test_opening_an_up_to_date_database_changes_nothing(tmp_path):
 
 
 def test_database_indexed_by_another_embedder_is_refused_untouched(old):
+    LightMem(old, embedder=HashEmbedder()).close()  # brings the tables up to date, if they are not
     before = old.read_bytes()
     with pytest.raises(EmbedderMismatchError, match=r"'hash' \(now 'other'\)") as told:
         LightMem(old, embedder=HashEmbedder(name="other"))

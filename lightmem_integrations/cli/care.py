@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -11,6 +13,77 @@ from lightmem_integrations.cli import output
 from lightmem_integrations.errors import StorageError
 
 FOUND_SOMETHING = 3
+_POLICY = ("retention_threshold", "retention_half_life_days", "retention_min_age_days")
+
+
+def update(user: o.User, db: o.Db = o.DEFAULT_DB, session: o.Session = None, as_json: o.Json = False) -> None:
+    """Let later facts merge with earlier ones, or replace them.
+
+    With the language model of LIGHTMEM_LLM; without one, duplicates merge.
+    """
+    with o.opened(db) as memory:
+        report = memory.update(user_id=user, session_id=session)
+    if as_json:
+        output.print_json(asdict(report))
+        return
+    output.print_lines([f"{report.merged} merged, {report.superseded} superseded, {report.kept} kept", *report.errors])
+
+
+def undo(
+    entry: Annotated[str, typer.Argument(metavar="ID", help="Entry whose last change is taken back.")],
+    user: o.User,
+    db: o.Db = o.DEFAULT_DB,
+    as_json: o.Json = False,
+) -> None:
+    """Take the last change of an entry back."""
+    with o.opened_without_model(db) as memory:
+        ids = memory.undo(entry, user_id=user)
+    if as_json:
+        output.print_json({"ids": ids})
+        return
+    output.print_lines([f"{id} holds again" for id in ids])
+
+
+def summarize(
+    user: o.User,
+    db: o.Db = o.DEFAULT_DB,
+    hours: Annotated[
+        float | None, typer.Option("--hours", metavar="N", min=0.1, help="Time that one summary spans; 24 if left out.")
+    ] = None,
+    all_windows: Annotated[bool, typer.Option("--all", help="Also the window that is not over yet.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Sum up facts over windows of time."""
+    with o.opened(db) as memory:
+        window = None if hours is None else timedelta(hours=hours)
+        report = memory.summarize(user_id=user, window=window, flush=all_windows)
+    if as_json:
+        output.print_json(asdict(report))
+        return
+    output.print_lines(
+        [f"{report.made} summaries made, {report.replaced} of them in place of older ones", *report.errors]
+    )
+
+
+def sweep(
+    db: o.Db = o.DEFAULT_DB,
+    user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help="Only this user.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, and tell what would go.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Remove what has expired, and what has faded where LIGHTMEM_RETENTION_THRESHOLD asks for it."""
+    from lightmem_integrations.config import LightMemConfig
+
+    policy = LightMemConfig.load().model_dump(include=set(_POLICY))
+    with o.opened_without_model(db, **policy) as memory:
+        report = memory.sweep(user_id=user, dry_run=dry_run)
+    if as_json:
+        output.print_json(asdict(report))
+        return
+    verb = "would go" if dry_run else "removed"
+    lines = [f"{whose}\t{id}\texpired" for whose, ids in report.expired.items() for id in ids]
+    lines += [f"{w}\t{id}\tfaded\t{score:.3f}" for w, found in report.faded.items() for id, score in found.items()]
+    output.print_lines([output.printable(line) for line in lines] + [f"{len(lines)} entries {verb}"])
 
 
 def stats(
@@ -22,7 +95,8 @@ def stats(
     with o.opened_without_model(db) as memory:
         found = memory.stats(user_id=user)
     # Caches are those of this short process and say nothing.
-    shown = {"database": db, "embedder": found["embedder"], "pending": found["pending"], "rows": found["rows"]}
+    shown = {name: found[name] for name in ("embedder", "pending", "rows", "entries", "buffers", "compression")}
+    shown = {"database": db, **shown}
     if as_json:
         output.print_json(shown)
         return

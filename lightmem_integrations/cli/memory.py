@@ -15,7 +15,7 @@ import typer
 
 from lightmem_integrations.cli import options as o
 from lightmem_integrations.cli import output
-from lightmem_integrations.errors import EmbedderError, LightMemError, UsageError
+from lightmem_integrations.errors import LightMemError, UsageError
 
 if TYPE_CHECKING:
     from lightmem_integrations.core.types import Message
@@ -77,8 +77,8 @@ def _settled(memory: LightMem, user: str) -> int:
     """Encode what the embedder did not finish; the number of entries that wait even so."""
     try:
         memory.flush(user_id=user)
-    except EmbedderError as error:
-        raise EmbedderError(
+    except LightMemError as error:
+        raise type(error)(
             f"{error}. The messages are stored and found by keywords; `lightmem doctor --repair` tries again"
         ) from error
     return int(memory.stats(user_id=user)["pending"])

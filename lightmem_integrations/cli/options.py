@@ -92,8 +92,10 @@ def opened(db: str, embedder: str | None = None, *, make: bool = False) -> Light
     return LightMem(db, config_of(db, embedder))
 
 
-def opened_without_model(db: str) -> LightMem:
+def opened_without_model(db: str, **settings: Any) -> LightMem:
     """A memory for looking at and forgetting, whatever the database was indexed with.
+
+    ``settings`` are of ``LightMemConfig``.
 
     Raises:
         StorageError: there is no database, or it cannot be opened.
@@ -103,9 +105,10 @@ def opened_without_model(db: str) -> LightMem:
 
     _check_there(db)
     name, dim = _indexed_with(db)
+    settings |= {"memory_manager": "none"}
     if name in (None, "none"):
-        return LightMem(db, LightMemConfig(embedder=name or DEFAULT_EMBEDDER))
-    return LightMem(db, embedder=_Absent(str(name), dim))
+        return LightMem(db, LightMemConfig(embedder=name or DEFAULT_EMBEDDER, **settings))
+    return LightMem(db, LightMemConfig(**settings), embedder=_Absent(str(name), dim))
 
 
 def config_of(db: str, embedder: str | None = None) -> LightMemConfig:
@@ -118,7 +121,7 @@ def config_of(db: str, embedder: str | None = None) -> LightMemConfig:
 
     if embedder is None and is_there(db):
         embedder = _preset(db)
-    return LightMemConfig(embedder=embedder or DEFAULT_EMBEDDER)
+    return LightMemConfig.load(embedder=embedder or DEFAULT_EMBEDDER)
 
 
 def _check_there(db: str) -> None:

@@ -247,7 +247,10 @@ class IncrementalBM25(BM25Okapi):  # type: ignore[misc]  # rank_bm25 ships no an
 
     def document_frequency(self, term: str) -> int:
         """Number of documents that hold a term."""
-        return len(self._occurrences(term)[0])
+        if self._dead_in_postings:
+            return len(self._occurrences(term)[0])
+        posting = self._postings.get(term)
+        return 0 if posting is None else len(posting.documents)
 
     def _mask(self) -> NDArray[np.bool_]:
         return np.frombuffer(self._alive, np.bool_)

@@ -66,11 +66,11 @@ class NamedDay:
 
     def near(self, said: date) -> bool:
         """``said`` is that day, or up to three days after it, when people tell of it."""
-        for back in range(4):
-            day = said - timedelta(days=back)
-            if day.month in self.months and day.day in self.days and (not self.years or day.year in self.years):
-                return True
-        return False
+        return any(self.names(said - timedelta(days=back)) for back in range(4))
+
+    def names(self, day: date) -> bool:
+        """``day`` is that day."""
+        return day.month in self.months and day.day in self.days and (not self.years or day.year in self.years)
 
 
 def named_day(question: str) -> NamedDay | None:

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ from lightmem_integrations.core import cues
 from lightmem_integrations.core.analyze import terms
 from lightmem_integrations.core.bm25 import IncrementalBM25, Windows
 from lightmem_integrations.core.grow import Grow
-from lightmem_integrations.core.times import to_us
+from lightmem_integrations.core.temporal import describe
+from lightmem_integrations.core.times import from_us, to_us
 from lightmem_integrations.core.types import KINDS, ROLES, Filter
 
 REACH = 4
@@ -33,7 +34,11 @@ WINDOW_TOKENS = 250
 MAX_PIECE_ID = 1 << 22
 """No vocabulary is larger; more is a damaged value."""
 
+MAX_EVENT_DAYS = 3
+"""An event that took longer is on no day in particular."""
+
 _FOREVER = np.iinfo(np.int64).max
+_MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS_PER_HOUR = 3_600_000_000
 
 
@@ -52,9 +57,13 @@ class EntryRow(Protocol):
     tokens: int
     language: str
     importance: float | None
+    event_start_us: int | None
+    event_end_us: int | None
     valid_from_us: int | None
     valid_to_us: int | None
     expires_at_us: int | None
+    by_words: bool | None
+    sources: Sequence[str]
     metadata: Mapping[str, Any]
 
 
@@ -95,6 +104,7 @@ class UserIndex:
     ids: list[str] = field(default_factory=list)
     position: dict[str, int] = field(default_factory=dict)
     metadata: list[Mapping[str, Any] | None] = field(default_factory=list)
+    sources: list[Sequence[str]] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -105,7 +115,8 @@ class UserIndex:
             "kind": Grow(np.int8), "role": Grow(np.int8),
             "session": Grow(np.int32), "speaker": Grow(np.int32), "tokens": Grow(np.int32),
             "importance": Grow(np.float32), "valid_from": Grow(np.int64), "valid_to": Grow(np.int64),
-            "expires": Grow(np.int64), "asks": Grow(bool), "acknowledges": Grow(bool), "dated": Grow(bool),
+            "expires": Grow(np.int64), "event_day": Grow(np.int32), "event_days": Grow(np.int8),
+            "by_words": Grow(bool), "asks": Grow(bool), "acknowledges": Grow(bool), "dated": Grow(bool),
             "left": Grow(np.int8), "right": Grow(np.int8), "first": Grow(np.int32), "count": Grow(np.int32),
             "norm": Grow(np.float32), "window_norm": Grow(np.float32),
         }  # fmt: skip
@@ -147,8 +158,8 @@ class UserIndex:
 
     @property
     def pending(self) -> int:
-        """Entries that are not encoded yet."""
-        return int((self.column("count") == 0).sum())
+        """Entries that wait for the encoder."""
+        return int(((self.column("count") == 0) & ~self.column("by_words")).sum())
 
     @property
     def nbytes(self) -> int:
@@ -166,6 +177,7 @@ class UserIndex:
             self.position[row.id] = len(self.ids)
             self.ids.append(row.id)
             self.metadata.append(row.metadata or None)
+            self.sources.append(row.sources)
             self.languages[row.language] += 1
             bag = _weighted_terms(row)
             self.bm25.add(bag)
@@ -180,10 +192,8 @@ class UserIndex:
             "session": [self.sessions(r.session_id) for r in rows],
             "speaker": [self.speakers(r.speaker or "") for r in rows],
             "tokens": [r.tokens for r in rows],
-            "importance": [np.nan if r.importance is None else r.importance for r in rows],
-            "valid_from": [-_FOREVER if r.valid_from_us is None else r.valid_from_us for r in rows],
-            "valid_to": [_FOREVER if r.valid_to_us is None else r.valid_to_us for r in rows],
-            "expires": [_FOREVER if r.expires_at_us is None else r.expires_at_us for r in rows],
+            "by_words": [bool(r.by_words) for r in rows],
+            **_changeable(rows),
             "asks": [cues.asks(r.memory) for r in rows],
             "acknowledges": [cues.acknowledges(r.memory) for r in rows],
             "dated": [cues.mentions_time(r.memory) for r in rows],
@@ -198,6 +208,14 @@ class UserIndex:
         self._place([base + i for i, row in enumerate(rows) if row.kind == "turn"])
         self._windows.clear()
         self._beside = None
+
+    def update(self, rows: Sequence[EntryRow]) -> None:
+        """Take over what may change of entries that are here: importance, times of validity and event, sources."""
+        at = [self.position[row.id] for row in rows]
+        for name, values in _changeable(rows).items():
+            self.column(name)[at] = values
+        for position, row in zip(at, rows, strict=True):
+            self.sources[position] = row.sources
 
     def expect(self, passages: int, pieces: int) -> None:
         """Make room for passages and token vectors that are about to come."""
@@ -446,13 +464,57 @@ def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(lengths > 0, lengths, np.float32(1))
 
 
+def _changeable(rows: Sequence[EntryRow]) -> dict[str, Sequence[Any]]:
+    """The columns that may change after an entry was added."""
+    days = [_event_days(row) for row in rows]
+    return {
+        "importance": [np.nan if r.importance is None else r.importance for r in rows],
+        "valid_from": [-_FOREVER if r.valid_from_us is None else r.valid_from_us for r in rows],
+        "valid_to": [_FOREVER if r.valid_to_us is None else r.valid_to_us for r in rows],
+        "expires": [_FOREVER if r.expires_at_us is None else r.expires_at_us for r in rows],
+        "event_day": [first for first, _ in days],
+        "event_days": [n for _, n in days],
+    }
+
+
+def _event_time(row: EntryRow) -> tuple[datetime, datetime] | None:
+    """When it happened, in the zone in which it was said."""
+    start, end = from_us(row.event_start_us), from_us(row.event_end_us)
+    if start is None or end is None:
+        return None
+    zone = datetime.fromisoformat(row.timestamp).tzinfo
+    return start.astimezone(zone), end.astimezone(zone)
+
+
+def _event_days(row: EntryRow) -> tuple[int, int]:
+    """The first day of the event, as an ordinal, and how many days it took; (0, 0) for no event or a long one."""
+    event = _event_time(row)
+    if event is None:
+        return 0, 0
+    first, last = event[0].date(), (event[1] - _MICROSECOND).date()
+    days = (last - first).days + 1
+    return (first.toordinal(), days) if days <= MAX_EVENT_DAYS else (0, 0)
+
+
 def _weighted_terms(row: EntryRow) -> Mapping[str, float]:
-    """Fields of an entry as one bag of terms: text, speaker, date words. All weigh 1."""
+    """Fields of an entry as one bag of terms: text, speaker, date words. All weigh 1.
+
+    What was made of turns has the words of its event as well. Turns have not: there they find nothing
+    more (decision 0008).
+    """
     bag = Counter(terms(row.memory, row.language))
     if row.speaker:
         bag.update(_speaker_terms(row.speaker))
     bag.update(_date_terms(row.timestamp[:10], row.language))
+    if row.kind != "turn":
+        event = _event_time(row)
+        words = [] if event is None else terms(describe(*event, language=_described(row.language)))
+        bag.update(term for term in words if term not in bag)
     return bag
+
+
+def _described(language: str) -> str:
+    return "zh" if language in {"zh", "ja"} else "en"
 
 
 @lru_cache(maxsize=4096)

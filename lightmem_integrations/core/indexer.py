@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Event, Lock, Thread
 
+from lightmem_integrations.core.counters import Counters
 from lightmem_integrations.core.encode import central, encode_texts, passages_to_encode, shape_of
 from lightmem_integrations.core.ports import Embedder, Encoded, Pending, Store
 from lightmem_integrations.errors import ClosedError, EmbedderError, LightMemError
@@ -51,6 +52,7 @@ class Indexer:
         shape: tells the (dim, token_dim) that vectors must have; None for what comes first.
         on_shape: told the shape of the first vectors; raises when the database has another.
         wait_seconds: how long a caller waits for an embedder that gets nothing done.
+        counters: where the embedder's time and tokens are counted.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Indexer:
         shape: Callable[[], Shape | None],
         on_shape: Callable[[Shape], None],
         wait_seconds: float,
+        counters: Counters,
     ) -> None:
         self._store, self._embedder, self._wait = store, embedder, wait_seconds
+        self._counters = counters
         self._expected, self._on_shape = shape, on_shape
         self._shape: Shape | None = None
         self._jobs: dict[str, _Job] = {}
@@ -208,7 +212,9 @@ class Indexer:
         cut = [(row, passages_to_encode(row.text, row.speaker)) for row in rows]
         texts = [text for _, parts in cut for _, text in parts]
         self._shape = self._shape or self._expected()
-        encodings = iter(encode_texts(self._embedder, texts, self._shape))
+        with self._counters.embedding.measured():
+            encodings = iter(encode_texts(self._embedder, texts, self._shape))
+        self._counters.embedded(sum(row.tokens for row in rows))
         made = []
         for row, parts in cut:
             encoded = [(passage, text, next(encodings)) for passage, text in parts]

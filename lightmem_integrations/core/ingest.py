@@ -1,4 +1,4 @@
-"""The order of the write steps: check, store, encode.
+"""The order of the write steps: check, store, encode, reflect.
 
 ``add`` returns when the turns are on disk. Encoding follows in a thread, for which ``add`` waits, so
 that a write can be read at once; what fails or hangs stays in the outbox and is taken up by the next
@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from lightmem_integrations.core.analyze import detect_language
@@ -18,6 +18,7 @@ from lightmem_integrations.core.encode import guarded
 from lightmem_integrations.core.indexer import Indexer
 from lightmem_integrations.core.normalize import content_hash, normalize, spaced
 from lightmem_integrations.core.ports import Embedder, NewTurn, Store
+from lightmem_integrations.core.reflect import Reflection
 from lightmem_integrations.core.tokens import wordpiece_counts
 from lightmem_integrations.core.types import AddResult, Message, Scope
 
@@ -31,31 +32,41 @@ class Ingest:
         store: the truth.
         embedder: None for keywords only.
         indexer: encodes what was stored; None without an embedder.
+        reflection: makes memory of turns; None when nothing does.
     """
 
-    def __init__(self, store: Store, embedder: Embedder | None, indexer: Indexer | None) -> None:
-        self._store, self._embedder, self._indexer = store, embedder, indexer
+    def __init__(
+        self, store: Store, embedder: Embedder | None, indexer: Indexer | None, reflection: Reflection | None
+    ) -> None:
+        self._store, self._embedder, self._indexer, self._reflection = store, embedder, indexer, reflection
 
-    def add(self, scope: Scope, messages: Any, actor: str = "add") -> AddResult:
+    def add(self, scope: Scope, messages: Any, *, ttl: timedelta | None = None) -> AddResult:
         """Store one message or several; see ``LightMem.add``."""
         now = datetime.now(timezone.utc)
         session_id = scope.session_id or DEFAULT_SESSION
-        turns = [_turn(m, session_id, n) for n, m in enumerate(normalize(messages, now=now))]
-        return self.add_turns(scope.user_id, turns, _arranged(turns), actor)
+        expires_at = None if ttl is None else now + ttl
+        turns = [
+            replace(_turn(m, session_id, n), expires_at=expires_at) for n, m in enumerate(normalize(messages, now=now))
+        ]
+        return self.add_turns(scope.user_id, turns, _arranged(turns), "add")
 
     def restore(self, user_id: str, turns: Sequence[NewTurn]) -> AddResult:
         """Store turns as they were exported."""
         return self.add_turns(user_id, turns, _measured(turns), "import")
 
     def add_turns(self, user_id: str, given: Sequence[NewTurn], turns: Sequence[NewTurn], actor: str) -> AddResult:
-        """Store checked turns, then encode them; ``given`` are the same in the caller's order."""
+        """Store checked turns, encode them, reflect; ``given`` are the same in the caller's order."""
         self.load()
         fresh = self._store.add_turns(user_id, turns, actor, queue=self._indexer is not None)
         errors = self._indexer.index(user_id) if fresh and self._indexer else ()
+        pending = self._store.pending_count(user_id) if errors else 0
+        if fresh and self._reflection:
+            sessions = dict.fromkeys(turn.session_id for turn in fresh)
+            errors += tuple(self._reflection.after_add(user_id, sessions, len(fresh)))
         return AddResult(
             ids=tuple(turn.id for turn in given),
             added=len(fresh),
-            pending=self._store.pending_count(user_id) if errors else 0,
+            pending=pending,
             tokens=sum(turn.tokens for turn in fresh),
             errors=errors,
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from lightmem_integrations.core.types import Compression, Encoding, MemoryEntry, Passage
+from lightmem_integrations.core.types import Compression, Encoding, Kind, MemoryEntry, Passage, Role, Turn
 
 if TYPE_CHECKING:
-    from lightmem_integrations.core.index import UserIndex
+    from lightmem_integrations.core.working_set import WorkingSet
 
 
 @runtime_checkable
@@ -94,6 +94,15 @@ class Attention(Protocol):
         ...
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """A model that compresses texts and shows their attention in one pass."""
+
+    def read(self, texts: Sequence[str], /) -> Any:
+        """An object with ``compressions``, one a text, and ``attention`` as ``Attention.attend`` gives it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NewTurn:
     """A checked turn on its way in. ``origin`` is how messages call it."""
@@ -110,6 +119,7 @@ class NewTurn:
     content_hash: str
     metadata: Mapping[str, Any]
     origin: str = ""
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ class Pending:
     ticket: int
     speaker: str
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +178,149 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedSegment:
+    """Turns of one session that belong together, in order, with what compression made of each."""
+
+    turn_ids: tuple[str, ...]
+    compressions: tuple[Compression | None, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedSegment:
+    """A segment that was claimed for extraction. ``tokens`` are those after compression."""
+
+    id: str
+    seq: int
+    turn_ids: tuple[str, ...]
+    tokens: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An entry made from turns, ready to be stored; see ``MemoryEntry`` for the fields.
+
+    Attributes:
+        sources: ids of the turns that it rests on; at least one.
+        by_words: it is found by its words alone; the encoder is not asked for it.
+    """
+
+    kind: Kind
+    text: str
+    sources: tuple[str, ...]
+    session_id: str
+    seq: int
+    timestamp: datetime
+    session_time: datetime
+    tokens: int
+    language: str
+    role: Role | None = None
+    speaker: str | None = None
+    summary: str = ""
+    importance: float | None = None
+    topic_id: str | None = None
+    event_time: tuple[datetime, datetime] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    by_words: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnNote:
+    """What extraction found out about a turn itself: the time that it speaks of."""
+
+    event_time: tuple[datetime, datetime] | None = None
+
+
+class Buffers(Protocol):
+    """Sensory buffer, short-term buffer and queue of the extractor, in the truth; see ``stores.sql.buffers``."""
+
+    def buffered(self, user_id: str, session_id: str, limit: int) -> list[Turn]:
+        """The first turns of the session's sensory buffer, in order."""
+        ...
+
+    def before(self, user_id: str, session_id: str, seq: int, n: int) -> list[Turn]:
+        """The ``n`` turns of the session before a position, in order."""
+        ...
+
+    def turns(self, user_id: str, ids: Sequence[str]) -> dict[str, Turn]:
+        """This user's turns among the ids."""
+        ...
+
+    def compressed(self, user_id: str, ids: Sequence[str]) -> dict[str, str]:
+        """The compressed texts of turns, by turn id, where there are any."""
+        ...
+
+    def vectors(self, user_id: str, ids: Sequence[str]) -> dict[str, Any]:
+        """(dim,) float32 unit vectors of turns by turn id, of those that are encoded."""
+        ...
+
+    def waiting(self, user_id: str | None = None, session_id: str | None = None) -> list[Waiting]:
+        """Sessions with something in their buffers."""
+        ...
+
+    def left_behind(self, user_id: str, session_id: str, before: datetime) -> list[str]:
+        """Other sessions of the user whose buffers are to be flushed."""
+        ...
+
+    def hold(self, user_id: str, session_id: str, segments: Sequence[ClosedSegment]) -> bool:
+        """Move turns into the short-term buffer; False, and nothing done, if one of them moved before."""
+        ...
+
+    def enqueue(self, user_id: str, session_id: str, at_least: int) -> int:
+        """Queue the session's held segments if they have so many tokens together; returns how many."""
+        ...
+
+    def claim(
+        self, user_id: str, session_id: str, owner: str, lease_seconds: float, limits: tuple[int, int]
+    ) -> list[QueuedSegment]:
+        """Take the session's first queued segments; none while somebody else has some of them."""
+        ...
+
+    def renew(self, owner: str, lease_seconds: float) -> None:
+        """Keep what was claimed."""
+        ...
+
+    def finish(
+        self,
+        user_id: str,
+        owner: str,
+        ids: Sequence[str],
+        entries: Sequence[NewEntry],
+        notes: Mapping[str, TurnNote],
+        actor: str,
+    ) -> list[str] | None:
+        """Store what was made of claimed segments and take them off the queue; None if the claim was lost."""
+        ...
+
+    def fail(self, user_id: str, owner: str, ids: Sequence[str], error: str, *, tries: int) -> None:
+        """Give claimed segments back; they are parked after so many failures (0 counts none)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One session's buffers: turns in the sensory one, segments held, queued and parked, and since when."""
+
+    user_id: str
+    session_id: str
+    turns: int
+    held: int
+    queued: int
+    parked: int
+    since: datetime
+
+    @property
+    def open(self) -> bool:
+        """There is something that a flush would take up."""
+        return bool(self.turns or self.held or self.queued)
+
+
 class Index(Protocol):
     """Working sets by user."""
 
-    def of(self, user_id: str) -> AbstractContextManager[UserIndex]:
+    def of(self, user_id: str) -> AbstractContextManager[WorkingSet]:
         """The user's working set, up to date, held for this thread while the block runs."""
         ...
 

@@ -20,7 +20,8 @@ signal             definition
 ``other_speaker``  1 when the question names one of the speakers and another one said it
 ``asks``           1 when the turn ends with a question mark
 ``acknowledges``   1 when the turn opens like a reaction ("Wow", "Thanks")
-``day``            1 when it was said on the day that the question names, or up to 3 days later
+``day``            1 when it was said on the day that the question names, or up to 3 days later, or
+                   when it speaks of that day
 ``time_word``      1 when the question asks for a time and the turn has a time word
 ``user``           1 when the user said it
 ``length``         ln(1 + tokens) / 5
@@ -35,6 +36,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,20 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Keys:
+    """Facts in words of their own: whoever finds one has found the turns that it was made from.
+
+    Attributes:
+        index: what the facts are in.
+        facts, turns: (m,) positions of a fact and of one of its turns, for each such pair.
+    """
+
+    index: UserIndex
+    facts: NDArray[np.intp]
+    turns: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """One entry of a ranking: its position in the index, its score in 0..1 and what it is made of."""
 
@@ -123,6 +139,7 @@ class Signals:
     query: Query
     options: Options
     allowed: NDArray[np.bool_]
+    keys: Keys | None = None
     _known: dict[str, Signal] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Signal:
@@ -143,7 +160,18 @@ class Signals:
 
     # ------------------------------------------------------------------ keywords
     def _bm25(self) -> Signal:
-        return self.index.bm25.get_scores(self.query.terms)
+        return self._or_of_keys(self.index.bm25.get_scores(self.query.terms), "bm25")
+
+    def _or_of_keys(self, values: Signal, name: str) -> Signal:
+        """The larger of each turn's value and those of its keys."""
+        if self.keys is not None:
+            np.maximum.at(values, self.keys.turns, self._of_keys[name][self.keys.facts])
+        return values
+
+    @cached_property
+    def _of_keys(self) -> Signals:
+        assert self.keys is not None
+        return Signals(self.keys.index, self.query, self.options, np.ones(len(self.keys.index), bool))
 
     def _bm25_near(self) -> Signal:
         near = self.index.bm25.window_scores(self.query.terms, self.index.windows(1))
@@ -161,13 +189,13 @@ class Signals:
 
     def _cosine(self) -> Signal:
         """(n,) cosine of the best passage; -inf where an entry is not encoded yet."""
-        first, count = self.index.column("first"), self.index.column("count")
-        cosines = self["passage_cosine"]
-        encoded = np.flatnonzero(count)
-        encoded = encoded[np.argsort(first[encoded])]  # the passages of an entry lie side by side
         out = np.full(len(self.index), -np.inf)
-        out[encoded] = np.maximum.reduceat(cosines, first[encoded])
-        return out
+        if self.index.has_vectors:
+            first, count = self.index.column("first"), self.index.column("count")
+            encoded = np.flatnonzero(count)
+            encoded = encoded[np.argsort(first[encoded])]  # the passages of an entry lie side by side
+            out[encoded] = np.maximum.reduceat(self["passage_cosine"], first[encoded])
+        return self._or_of_keys(out, "cosine")
 
     def _dense(self) -> Signal:
         return self.scaled(self["cosine"])
@@ -185,6 +213,16 @@ class Signals:
         """(n, query pieces) M_j of every entry's best passage; -1 where it was not computed."""
         pieces, weights = self._query_pieces()
         entries = self._late_entries()
+        out = np.full((len(self.index), len(weights)), -1.0, np.float32)
+        out[entries] = self._best_matches(entries, pieces, weights)
+        if self.keys is not None and self.keys.index.has_pieces:
+            self._match_keys(out, pieces, weights)
+        return out
+
+    def _best_matches(
+        self, entries: NDArray[np.intp], pieces: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(entries, query pieces) M_j of the best passage of each entry."""
         first, count = self.index.column("first")[entries], self.index.column("count")[entries]
         passages = np.repeat(first, count) + _ramps(count)
         matches = self._maxima(passages, pieces)
@@ -192,9 +230,18 @@ class Signals:
             owner = np.repeat(np.arange(len(entries)), count)
             order = np.lexsort((-(matches @ weights), owner))
             matches = matches[order[np.searchsorted(owner, np.arange(len(entries)))]]
-        out = np.full((len(self.index), len(weights)), -1.0, np.float32)
-        out[entries] = matches
-        return out
+        return matches
+
+    def _match_keys(self, out: NDArray[np.float32], pieces: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+        """Give turns the matches of their best key, where that is better than their own."""
+        assert self.keys is not None
+        encoded = np.flatnonzero(self.keys.index.column("count"))
+        matches = np.full((len(self.keys.index), len(weights)), -1.0, np.float32)
+        matches[encoded] = self._of_keys._best_matches(encoded, pieces, weights)
+        worth = (matches @ weights)[self.keys.facts]
+        order = np.argsort(worth, kind="stable")
+        order = order[worth[order] > (out @ weights)[self.keys.turns[order]]]
+        out[self.keys.turns[order]] = matches[self.keys.facts[order]]  # the last, and best, of several stays
 
     def _query_pieces(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(j, token_dim) distinct pieces of the query and (j,) their weights, which sum to 1."""
@@ -278,7 +325,12 @@ class Signals:
         if named is None:
             return np.zeros(len(self.index))
         days, where = np.unique(self.index.column("day"), return_inverse=True)
-        return np.array([named.near(date.fromordinal(int(day))) for day in days], float)[where]
+        said = np.array([named.near(date.fromordinal(int(day))) for day in days], bool)[where]
+        first, count = self.index.column("event_day"), self.index.column("event_days")
+        for n in range(int(count.max(initial=0))):
+            at = np.flatnonzero(count > n)
+            said[at] |= [named.names(date.fromordinal(int(first[i]) + n)) for i in at]
+        return said.astype(float)
 
     def _time_word(self) -> Any:
         return self.index.column("dated") * float(cues.asks_when(self.query.text))
@@ -298,7 +350,14 @@ class Signals:
         return np.asarray(np.nan_to_num(self.index.column("importance"), nan=0.0), float)
 
 
-def rank(index: UserIndex, query: Query, k: int, mask: NDArray[np.bool_] | None, options: Options) -> list[Ranked]:
+def rank(
+    index: UserIndex,
+    query: Query,
+    k: int,
+    mask: NDArray[np.bool_] | None,
+    options: Options,
+    keys: Keys | None = None,
+) -> list[Ranked]:
     """The best ``k`` entries, best first; ties by time, then id.
 
     Args:
@@ -307,12 +366,77 @@ def rank(index: UserIndex, query: Query, k: int, mask: NDArray[np.bool_] | None,
         k: how many, at least 1.
         mask: (n,) entries that may be returned; None for all.
         options: strategy, profile and weights.
+        keys: facts that lead to entries.
     """
     allowed = np.ones(len(index), bool) if mask is None else mask
-    signals = Signals(index, query, options, allowed)
     if not allowed.any():
         return []
-    strategy, reason = usable(index, query, options.strategy)
+    scored = score(Signals(index, query, options, allowed, keys))
+    return _best(scored, k)
+
+
+def rank_notes(
+    notes: UserIndex,
+    query: Query,
+    k: int,
+    mask: NDArray[np.bool_] | None,
+    options: Options,
+    turns: Scored | None,
+    links: tuple[NDArray[np.intp], NDArray[np.intp]],
+) -> list[Ranked]:
+    """The best ``k`` notes. One is as near as the nearest turn that it was made from, and its own words.
+
+    The score is the mean of ``source``, the best score among its turns, and ``own``: BM25, and where it
+    is encoded the mean of that and of the cosine, each scaled to 0..1.
+
+    Args:
+        notes: facts, segments and summaries of one user, not empty.
+        query: as for ``rank``.
+        k: how many, at least 1.
+        mask: (n,) notes that may be returned; None for all.
+        options: as for ``rank``.
+        turns: every turn with its score; None without turns.
+        links: see ``WorkingSet.links``.
+    """
+    allowed = np.ones(len(notes), bool) if mask is None else mask
+    if not allowed.any():
+        return []
+    signals = Signals(notes, query, options, allowed)
+    own = signals.scaled(signals["bm25"])
+    if query.encoding is not None and notes.has_vectors:
+        encoded = notes.column("count") > 0
+        own = np.where(encoded, (own + signals.scaled(signals["cosine"])) / 2, own)
+    source = np.zeros(len(notes))
+    if turns is not None:
+        near = np.clip(np.where(np.isfinite(turns.scores), turns.scores, 0.0) / turns.bound, 0, 1)
+        np.maximum.at(source, links[0], near[links[1]])
+    parts = {"source": source / 2, "own": own / 2}
+    labels: dict[str, float | str] = {} if turns is None else dict(turns.labels)
+    scores = np.where((own > 0) | (source > 0), parts["source"] + parts["own"], -np.inf)
+    return _best(Scored(signals, scores, parts, 1.0, labels), k)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Every entry with its score.
+
+    Attributes:
+        scores: (n,), -inf for entries that are not to be found; divide by ``bound`` for 0..1.
+        parts: what they are the sum of.
+        labels: names of the strategy and profile that were used.
+    """
+
+    signals: Signals
+    scores: Signal
+    parts: Mapping[str, Signal]
+    bound: float
+    labels: Mapping[str, float | str]
+
+
+def score(signals: Signals) -> Scored:
+    """Score every entry by the strategy and profile of the options."""
+    index, options = signals.index, signals.options
+    strategy, reason = usable(index, signals.query, options.strategy)
     labels: dict[str, float | str] = {"strategy": strategy}
     if reason:
         labels["reason"] = reason
@@ -323,17 +447,11 @@ def rank(index: UserIndex, query: Query, k: int, mask: NDArray[np.bool_] | None,
         if weight:
             parts[name] = weight * signals[name]
             scores, bound = scores + parts[name], bound + weight
-    return _best(signals, scores, parts, bound, k, labels)
+    return Scored(signals, scores, parts, bound, labels)
 
 
-def _best(
-    signals: Signals,
-    scores: Signal,
-    parts: Mapping[str, Signal],
-    bound: float,
-    k: int,
-    labels: Mapping[str, float | str],
-) -> list[Ranked]:
+def _best(scored: Scored, k: int) -> list[Ranked]:
+    signals, scores = scored.signals, scored.scores
     index = signals.index
     candidates = np.flatnonzero(signals.allowed & np.isfinite(scores))
     if k < len(candidates):
@@ -345,8 +463,8 @@ def _best(
     return [
         Ranked(
             position=i,
-            score=float(min(1.0, max(0.0, scores[i] / bound))),
-            parts={**labels, **{name: float(part[i]) for name, part in parts.items()}},
+            score=float(min(1.0, max(0.0, scores[i] / scored.bound))),
+            parts={**scored.labels, **{name: float(part[i]) for name, part in scored.parts.items()}},
             passage=_passage(signals, i),
         )
         for i in order
@@ -388,10 +506,10 @@ def profile_of(index: UserIndex) -> str:
     return "peer" if index.is_conversation else "notes"
 
 
-_Scored = tuple[Signal, dict[str, Signal], float]
+_Sum = tuple[Signal, dict[str, Signal], float]
 
 
-def _late(signals: Signals, profile: str) -> _Scored:
+def _late(signals: Signals, profile: str) -> _Sum:
     weights = {"peer": PEER, "assistant": ASSISTANT, "notes": NOTES}[profile]
     parts = {name: weight * _or_keywords(signals, name) for name, weight in weights.items()}
     scored = np.where(signals["piece_matches"][:, 0] > -1, 0.0, -np.inf)
@@ -408,7 +526,7 @@ def _or_keywords(signals: Signals, name: str) -> Signal:
     return np.where(encoded, signals[name], signals.scaled(signals["bm25"]))
 
 
-def _weighted(signals: Signals, profile: str) -> _Scored:
+def _weighted(signals: Signals, profile: str) -> _Sum:
     """Min-max weighted sum with bonuses for neighbours, session, speaker and user.
 
     Source: the recipe ``wsum+timeidx+bmboth1+smooth+session+speaker`` of the data study.
@@ -440,23 +558,23 @@ def _of_session(signals: Signals, values: Signal) -> Signal:
     return of_session
 
 
-def _dense_alone(signals: Signals, profile: str) -> _Scored:
+def _dense_alone(signals: Signals, profile: str) -> _Sum:
     cosine = signals["cosine"]
     return cosine, {"dense": cosine}, 1.0
 
 
-def _bm25_alone(signals: Signals, profile: str) -> _Scored:
+def _bm25_alone(signals: Signals, profile: str) -> _Sum:
     bm25 = signals["bm25"]
     return np.where(bm25 > 0, bm25, -np.inf), {"bm25": bm25}, max(float(bm25.max()), 1e-9)
 
 
-def _rrf(signals: Signals, profile: str) -> _Scored:
+def _rrf(signals: Signals, profile: str) -> _Sum:
     """Reciprocal rank fusion, k = 60 (Cormack, Clarke & Büttcher 2009)."""
     parts = {"dense": 1 / (RRF_K + _ranks(signals, "cosine")), "bm25": 1 / (RRF_K + _ranks(signals, "bm25"))}
     return parts["dense"] + parts["bm25"], parts, 2 / (RRF_K + 1)
 
 
-def _intersection(signals: Signals, profile: str) -> _Scored:
+def _intersection(signals: Signals, profile: str) -> _Sum:
     """Entries that are both among the first 100 by BM25 and the first 50 by cosine, by cosine."""
     in_both = (_ranks(signals, "bm25") <= INTERSECTION[0]) & (_ranks(signals, "cosine") <= INTERSECTION[1])
     cosine = signals["cosine"]

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
 
 from lightmem_integrations.core.analyze import detect_language, expand_unknown, query_weights, terms
+from lightmem_integrations.core.bm25 import IncrementalBM25
+from lightmem_integrations.core.counters import Counters
 from lightmem_integrations.core.encode import encode_query
+from lightmem_integrations.core.extract import CorpusStats
 from lightmem_integrations.core.index import UserIndex
 from lightmem_integrations.core.passages import cut
 from lightmem_integrations.core.ports import Embedder, Index, Store
-from lightmem_integrations.core.rank import Options, Query, Ranked, rank
-from lightmem_integrations.core.tokens import wordpiece
-from lightmem_integrations.core.types import Encoding, Filter, Hit, MemoryEntry, Passage, Scope
+from lightmem_integrations.core.rank import Options, Query, Ranked, Signals, rank, rank_notes, score
+from lightmem_integrations.core.tokens import wordpiece, wordpiece_count
+from lightmem_integrations.core.types import KINDS, Encoding, Filter, Hit, MemoryEntry, Passage, Scope
+from lightmem_integrations.core.working_set import WorkingSet
 from lightmem_integrations.errors import EmbedderError
 
 _WORD = re.compile(r"[^\W\d_]+")
+_FACT = KINDS.index("fact")
 
 GUESS_WEIGHT = 0.5
 """Weight of a known term that a query word may be a misspelling of."""
@@ -29,8 +34,8 @@ GUESS_WEIGHT = 0.5
 class QueryEncoder:
     """Encodes questions, the last ``size`` of them once. Thread-safe."""
 
-    def __init__(self, embedder: Embedder | None, size: int) -> None:
-        self._embedder, self._size = embedder, size
+    def __init__(self, embedder: Embedder | None, size: int, counters: Counters) -> None:
+        self._embedder, self._size, self._counters = embedder, size, counters
         self._cache: OrderedDict[str, Encoding] = OrderedDict()
         self._lock = Lock()
         self.hits = self.misses = 0
@@ -53,7 +58,9 @@ class QueryEncoder:
                 return self._cache[text], ""
             self.misses += 1
         try:
-            encoding = encode_query(self._embedder, text)
+            with self._counters.embedding.measured():
+                encoding = encode_query(self._embedder, text)
+            self._counters.embedded(wordpiece_count(text))
         except EmbedderError as error:
             return None, f"the embedder failed: {error}"
         with self._lock:
@@ -61,6 +68,25 @@ class QueryEncoder:
             while len(self._cache) > self._size:
                 self._cache.popitem(last=False)
         return encoding, ""
+
+
+class Frequencies(Mapping[str, int]):
+    """In how many of the user's turns each term occurs, read from the keyword index."""
+
+    def __init__(self, bm25: IncrementalBM25) -> None:
+        self._bm25 = bm25
+
+    def __getitem__(self, term: str) -> int:
+        found = self._bm25.document_frequency(term)
+        if not found:
+            raise KeyError(term)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bm25.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self._bm25.vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +120,32 @@ class Recall:
         if not text.strip():
             return Recalled([], {})
         encoding, reason = (None, "") if options.strategy == "bm25" else self._encoder(text)
-        with self._index.of(scope.user_id) as index:
-            if not len(index):
+        with self._index.of(scope.user_id) as memory:
+            turns = memory.turns
+            if not len(turns):
                 return Recalled([], {})
-            if encoding is not None and not _fits(encoding, index):
+            if encoding is not None and not _fits(encoding, turns):
                 encoding, reason = None, "the embedder failed: its vector is not as long as those stored"
-            elif encoding is not None and self._mostly_unknown(index):
+            elif encoding is not None and self._mostly_unknown(turns):
                 encoding, reason = None, "the embedder does not know the language of most texts"
-            query = Query(text, self._terms(index, text), encoding)
-            ranked = rank(index, query, k, index.mask(scope.session_id, filter), options)
-            ids = [index.ids[r.position] for r in ranked]
-            pending = index.pending
+            query = Query(text, self._terms(turns, text), encoding)
+            found = _ranked(memory, query, scope, k, filter, options)
+            pending = memory.pending
         if pending:
             self._on_pending(scope.user_id)
-        entries = self._store.entries_by_id(scope.user_id, ids)
-        found = [(entries[i], r) for i, r in zip(ids, ranked, strict=True) if i in entries]
-        hits = [_hit(entry, r, query, reason) for entry, r in found]
+        entries = self._store.entries_by_id(scope.user_id, [entry_id for entry_id, _ in found])
+        hits = [_hit(entries[entry_id], ranked, query, reason) for entry_id, ranked in found if entry_id in entries]
         return Recalled(hits, query.terms)
+
+    def corpus(self, user_id: str) -> CorpusStats:
+        """How common terms are in the user's turns."""
+        with self._index.of(user_id) as memory:
+            return CorpusStats(len(memory.turns), Frequencies(memory.turns.bm25))
 
     def worth(self, user_id: str, terms: Mapping[str, float]) -> dict[str, float]:
         """What each query term is worth in this memory: its weight times its IDF."""
-        with self._index.of(user_id) as index:
-            return {term: weight * _idf(index, term) for term, weight in terms.items()}
+        with self._index.of(user_id) as memory:
+            return {term: weight * _idf(memory.turns, term) for term, weight in terms.items()}
 
     def _mostly_unknown(self, index: UserIndex) -> bool:
         known = sum(n for language, n in index.languages.items() if self._encoder.covers(language))
@@ -128,6 +158,33 @@ class Recall:
                 for guess in expand_unknown(term, index.bm25.vocabulary):
                     weights.setdefault(guess, GUESS_WEIGHT * weights[term])
         return weights
+
+
+def _ranked(
+    memory: WorkingSet, query: Query, scope: Scope, k: int, filter: Filter, options: Options
+) -> list[tuple[str, Ranked]]:
+    """The best entries of the kinds that the filter names, by id, best first.
+
+    A note that says nothing beyond the turns before it in the list is left out.
+    """
+    kinds = filter.kinds or ("turn",)
+    turns, notes = memory.turns, memory.notes
+    keys = memory.keys(filter.as_of)
+    found: list[tuple[str, Ranked]] = []
+    if "turn" in kinds:
+        ranked = rank(turns, query, k, turns.mask(scope.session_id, filter), options, keys)
+        found = [(turns.ids[r.position], r) for r in ranked]
+    if len(notes) and set(kinds) != {"turn"}:
+        near = score(Signals(turns, query, options, np.ones(len(turns), bool), keys))
+        ranked = rank_notes(notes, query, k, notes.mask(scope.session_id, filter), options, near, memory.links())
+        shown = {turns.sources[r.position][0] for _, r in found}
+        found += [
+            (notes.ids[r.position], r)
+            for r in ranked
+            if notes.column("kind")[r.position] != _FACT or not shown.issuperset(notes.sources[r.position])
+        ]
+        found.sort(key=lambda pair: -pair[1].score)
+    return found[:k]
 
 
 def _fits(encoding: Encoding, index: UserIndex) -> bool:

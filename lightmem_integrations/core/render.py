@@ -1,7 +1,7 @@
 """From hits to the text of a prompt: fenced, dated, attributed data within a token budget.
 
 Packing goes from the best hit down and passes over what does not fit. Long passages are cut to their
-best sentences. The text is grouped by session, in order of time, with the date once a session.
+best sentences. The text is grouped by session, in order of time, with each date once a session.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def render(hits: Sequence[Hit], max_tokens: int, counter: TokenCounter, weigh: C
         weigh: the worth of a sentence for the question, in any unit, 0 for nothing.
     """
     frame = counter.count(_OPEN) + counter.count(_CLOSE)
-    used, kept, seen = frame, [], set()
+    used, kept, seen = frame, [], set[tuple[str, str]]()
     for hit in hits:
         line = _line(hit.entry, shortened(hit.entry.memory, counter, weigh))
         cost = counter.count(line + "\n")
-        if hit.entry.session_id not in seen:
+        if _group(hit.entry) not in seen:
             cost += counter.count(_heading(hit.entry) + "\n")
         if used + cost <= max_tokens:
             used += cost
-            seen.add(hit.entry.session_id)
+            seen.add(_group(hit.entry))
             kept.append((hit, line))
     while kept:
         text = _text(kept)
@@ -94,11 +94,16 @@ def _text(kept: Sequence[tuple[Hit, str]]) -> str:
         first.setdefault(hit.entry.session_id, n)
     ordered.sort(key=lambda pair: first[pair[0].entry.session_id])
     lines = []
-    for _, group in groupby(ordered, key=lambda pair: pair[0].entry.session_id):
+    for _, group in groupby(ordered, key=lambda pair: _group(pair[0].entry)):
         members = list(group)
         lines.append(_heading(members[0][0].entry))
         lines += [line for _, line in members]
     return _OPEN + "\n".join(lines) + "\n" + _CLOSE
+
+
+def _group(entry: MemoryEntry) -> tuple[str, str]:
+    """What one heading stands over: a session, on one day."""
+    return entry.session_id, _heading(entry)
 
 
 def _heading(entry: MemoryEntry) -> str:

@@ -19,7 +19,7 @@ from lightmem_integrations.errors import UsageError
 
 Role = Literal["user", "assistant", "system", "tool"]
 Kind = Literal["turn", "fact", "segment", "summary"]
-TurnState = Literal["buffered", "extracted"]
+TurnState = Literal["buffered", "segmented", "extracted"]
 Strategy = Literal["late", "weighted", "rrf", "intersection", "dense", "bm25"]
 Profile = Literal["auto", "peer", "assistant", "notes"]
 
@@ -125,7 +125,8 @@ class Turn:
         tokens: length of the text in WordPiece tokens.
         compressed_tokens: the same after compression; None until it was compressed.
         content_hash: SHA-256 hex of role, speaker and text, to tell a repeat from a conflict.
-        state: ``buffered`` until the extractor has seen it, then ``extracted``.
+        state: ``buffered`` in the sensory buffer, ``segmented`` in the short-term buffer, and
+            ``extracted`` when the extractor has seen it.
     """
 
     id: str
@@ -150,13 +151,24 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A run of turns of one session on one topic, by the ids of its turns, in order."""
+class Session:
+    """One conversation of a user, in numbers.
+
+    Attributes:
+        created_at, last_updated: when its first and its last turn arrived.
+        tokens: WordPiece tokens of its turns; ``compressed_tokens``: of those that were compressed,
+            what was left of them.
+        metadata: ``not_compressed``: turns that the compressor failed on and that were kept whole.
+    """
 
     id: str
     user_id: str
-    session_id: str
-    turn_ids: tuple[str, ...]
+    created_at: datetime
+    last_updated: datetime
+    turns: int
+    tokens: int
+    compressed_tokens: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,3 +468,34 @@ class DoctorReport:
     def pending(self) -> int:
         """Entries that wait for the embedder."""
         return sum(f.count for f in self.findings if f.name == "pending")
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryReport:
+    """What one ``summarize`` did.
+
+    Attributes:
+        made: new summaries; ``replaced``: how many of them took the place of an older one.
+        errors: what went wrong, in words; the next call tries again.
+    """
+
+    made: int = 0
+    replaced: int = 0
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one ``sweep`` removed, or would remove.
+
+    Attributes:
+        expired: entries whose time was up, by user. With a turn went all that was made of it.
+        faded: entries that fell below the retention threshold, with their scores, by user.
+        rows: rows removed, by table; empty with ``dry_run``.
+        dry_run: nothing was removed.
+    """
+
+    expired: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    faded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    dry_run: bool = False

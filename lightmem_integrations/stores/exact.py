@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from lightmem_integrations.core.index import StoredPassage, UserIndex
+from lightmem_integrations.core.index import StoredPassage
 from lightmem_integrations.core.ports import Version
+from lightmem_integrations.core.working_set import WorkingSet
 from lightmem_integrations.stores.sql.dialect import sound_values
 from lightmem_integrations.stores.sql.store import SqlStore
 
@@ -26,7 +27,7 @@ from lightmem_integrations.stores.sql.store import SqlStore
 class _Slot:
     """A working set, the version it has reached, and the lock that orders its readers."""
 
-    index: UserIndex
+    index: WorkingSet
     version: Version | None = None
     lock: RLock = field(default_factory=RLock)
 
@@ -46,10 +47,10 @@ class ExactIndex:
         self._lock = Lock()
 
     @contextmanager
-    def of(self, user_id: str) -> Iterator[UserIndex]:
+    def of(self, user_id: str) -> Iterator[WorkingSet]:
         """The user's working set, up to date, held for this thread while the block runs."""
         with self._lock:
-            slot = self._slots.setdefault(user_id, _Slot(UserIndex(self._gap)))
+            slot = self._slots.setdefault(user_id, _Slot(WorkingSet(self._gap)))
             self._slots.move_to_end(user_id)
         with slot.lock:
             self._refresh(user_id, slot)
@@ -83,9 +84,12 @@ class ExactIndex:
             entries = [row for part in changes.entry_rows for row in part]
             passages = [row for part in changes.passage_rows for row in part]
             version = changes.version
-        if version is None or version.epoch != slot.version.epoch or not _only_new(slot.index, entries, passages):
+        if version is None or version.epoch != slot.version.epoch:
             return False
-        slot.index.add(entries)
+        if any(slot.index.is_encoded(row.entry_id) for row in passages):  # encoded anew
+            return False
+        slot.index.update([row for row in entries if row.id in slot.index])
+        slot.index.add([row for row in entries if row.id not in slot.index])
         slot.index.attach_all(_by_entry(passages))
         slot.version = version
         return True
@@ -94,8 +98,8 @@ class ExactIndex:
         """Read everything, part by part: rows take more room than the arrays that are made of them."""
         slot.version = None
         with self._store.changes(user_id, 0) as changes:
-            index = UserIndex(self._gap)
-            index.expect(changes.passages, changes.pieces)
+            index = WorkingSet(self._gap)
+            index.turns.expect(changes.passages, changes.pieces)
             for part in changes.entry_rows:
                 index.add(part)
             held: list[Any] = []  # the last entry of a part may go on in the next
@@ -118,15 +122,6 @@ class ExactIndex:
                     break
                 total -= held[user]
                 del self._slots[user]
-
-
-def _only_new(index: UserIndex, entries: Sequence[Any], passages: Sequence[Any]) -> bool:
-    """No row replaces one that the working set holds already."""
-    if any(row.id in index.position for row in entries):
-        return False
-    encoded = index.column("count")
-    at = (index.position.get(row.entry_id) for row in passages)
-    return not any(i is not None and encoded[i] for i in at)
 
 
 def _by_entry(rows: Sequence[Any]) -> list[tuple[str, list[StoredPassage]]]:

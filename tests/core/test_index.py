@@ -47,6 +47,10 @@ class Row:
     valid_from_us: int | None = None
     valid_to_us: int | None = None
     expires_at_us: int | None = None
+    event_start_us: int | None = None
+    event_end_us: int | None = None
+    by_words: bool | None = None
+    sources: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -44,8 +44,8 @@ def assert_holds(memory: LightMem, ledgers: list[dict[str, list[str]]]) -> None:
     memory.flush()
     report = memory.doctor()
     assert report.ok, report
-    rows = memory.stats()["rows"]
-    assert rows["turns"] == rows["entries"] == rows["passages"] == len(stored)
+    stats = memory.stats()
+    assert stats["rows"]["turns"] == stats["entries"]["turn"] == stats["rows"]["passages"] == len(stored)
     for user in users:
         found = memory.search("noted today", user_id=user, k=1_000_000)
         assert {i for hit in found for i in hit.source_ids} == {i for whose, i in stored if whose == user}

@@ -114,8 +114,8 @@ def check(path: Path, writers: list[Writer]) -> dict[str, int]:
             for message in batch(name, int(number)):
                 assert texts.get(message["id"]) == message["content"], "half a batch was stored, or another text"
 
-        rows = memory.stats()["rows"]
-        assert rows["turns"] == rows["entries"] == rows["passages"] == len(stored)  # one passage each
+        stats = memory.stats()  # one passage each
+        assert stats["rows"]["turns"] == stats["entries"]["turn"] == stats["rows"]["passages"] == len(stored)
         for writer in writers:
             user, last = writer.acknowledged[-1]
             words = texts[last].split()[2]

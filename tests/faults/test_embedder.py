@@ -43,11 +43,11 @@ def finding(memory: LightMem, name: str) -> Finding:
 
 
 def assert_complete(memory: LightMem) -> None:
-    """Nothing waits, and every entry (all are short) has its one passage."""
+    """Nothing waits, and every turn (all are short) has its one passage."""
     report = memory.doctor()
-    rows = memory.stats()["rows"]
+    stats = memory.stats()
     assert report.ok, report
-    assert rows["turns"] == rows["entries"] == rows["passages"]
+    assert stats["rows"]["turns"] == stats["entries"]["turn"] == stats["rows"]["passages"]
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:

@@ -79,7 +79,7 @@ def mixed(memory: LightMem, name: str, until: float) -> dict[str, set[str]]:
             assert len(hits) == min(5, len(mine)), (len(hits), len(mine))
             assert mine.issuperset(i for hit in hits for i in hit.source_ids)
         else:
-            assert memory.forget(user_id=user, session_id=session).entries == len(mine)
+            assert memory.forget(user_id=user, session_id=session).rows["turns"] == len(mine)
             mine.clear()
     return {user: set().union(*sessions.values()) for user, sessions in held.items()}
 

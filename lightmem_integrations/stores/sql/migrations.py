@@ -12,7 +12,27 @@ from sqlalchemy import Connection, inspect, select
 from lightmem_integrations.errors import CorruptDataError, SchemaVersionError
 from lightmem_integrations.stores.sql import dialect, schema
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {}
+
+def _buffers(connection: Connection) -> None:
+    """Version 2: sensory and short-term buffer, entries without vectors, what undoes a change, a quota."""
+    json = "JSONB" if connection.dialect.name == "postgresql" else "JSON"
+    for statement in (
+        f"""CREATE TABLE segments (
+            user_id VARCHAR(255) NOT NULL, id VARCHAR(36) NOT NULL, session_id VARCHAR(255) NOT NULL,
+            seq INTEGER NOT NULL, turn_ids {json} NOT NULL, tokens INTEGER NOT NULL, state VARCHAR(16) NOT NULL,
+            since_us BIGINT NOT NULL, attempts INTEGER NOT NULL, error TEXT, owner VARCHAR(32), lease_us BIGINT,
+            PRIMARY KEY (user_id, id),
+            FOREIGN KEY (user_id, session_id) REFERENCES sessions (user_id, session_id))""",
+        "CREATE INDEX segments_by_session ON segments (user_id, session_id, seq)",
+        "CREATE INDEX turns_buffered ON turns (user_id, session_id, seq) WHERE state = 'buffered'",
+        "CREATE TABLE llm_usage (day VARCHAR(10) NOT NULL, tokens BIGINT NOT NULL, PRIMARY KEY (day))",
+        "ALTER TABLE entries ADD COLUMN by_words BOOLEAN",
+        f"ALTER TABLE journal ADD COLUMN undo {json}",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _buffers}
 
 
 def is_current(connection: Connection, path: str) -> bool:

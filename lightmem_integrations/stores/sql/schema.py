@@ -1,7 +1,8 @@
 """Tables of the truth (design: "SQL is the truth"). Portable: no type or default of one database.
 
 Times are stored twice where they are both shown and compared: ISO 8601 text with the caller's
-offset, and microseconds since 1970 UTC (``*_us``). Every table but ``meta`` starts with ``user_id``.
+offset, and microseconds since 1970 UTC (``*_us``). Every table but ``meta`` and ``llm_usage`` starts
+with ``user_id``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -20,10 +22,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _JSON = JSON().with_variant(JSONB(), "postgresql")
 _SERIAL = BigInteger().with_variant(Integer(), "sqlite")
@@ -56,6 +59,8 @@ sessions = Table(
     Column("metadata", _JSON, nullable=False),
 )
 
+# ``state``: ``buffered`` in the sensory buffer, ``segmented`` in the short-term buffer, ``extracted``.
+_BUFFERED = text("state = 'buffered'")
 turns = Table(
     "turns",
     metadata,
@@ -76,9 +81,32 @@ turns = Table(
     Column("metadata", _JSON, nullable=False),
     UniqueConstraint("user_id", "session_id", "seq"),
     ForeignKeyConstraint(["user_id", "session_id"], ["sessions.user_id", "sessions.session_id"]),
+    Index("turns_buffered", "user_id", "session_id", "seq", sqlite_where=_BUFFERED, postgresql_where=_BUFFERED),
 )
 
-# ``rev`` is the user's version at the entry's last change.
+# The short-term buffer, and the queue of the extractor. ``seq`` is that of the first turn. ``state``:
+# ``held`` until the buffer is full, then ``queued``, or ``parked`` after too many failures.
+segments = Table(
+    "segments",
+    metadata,
+    Column("user_id", _ID, primary_key=True),
+    Column("id", String(36), primary_key=True),
+    Column("session_id", _ID, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("turn_ids", _JSON, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("since_us", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text),
+    Column("owner", String(32)),
+    Column("lease_us", BigInteger),
+    ForeignKeyConstraint(["user_id", "session_id"], ["sessions.user_id", "sessions.session_id"]),
+    Index("segments_by_session", "user_id", "session_id", "seq"),
+)
+
+# ``rev`` is the user's version at the entry's last change. ``by_words``: found by its words alone; the
+# encoder is not asked for it.
 entries = Table(
     "entries",
     metadata,
@@ -109,6 +137,7 @@ entries = Table(
     Column("version", Integer, nullable=False),
     Column("sources", _JSON, nullable=False),
     Column("metadata", _JSON, nullable=False),
+    Column("by_words", Boolean),
     Index("entries_by_rev", "user_id", "rev"),
     Index("entries_by_time", "user_id", "timestamp_us", "id"),
 )
@@ -142,6 +171,7 @@ update_queue = Table(
     Column("created_at", String(40), nullable=False),
 )
 
+# ``undo`` is what the entry was before, as far as it was changed.
 journal = Table(
     "journal",
     metadata,
@@ -153,6 +183,7 @@ journal = Table(
     Column("operation", String(16), nullable=False),
     Column("before", Integer),
     Column("after", Integer),
+    Column("undo", _JSON),
     Index("journal_by_entry", "user_id", "entry_id"),
     sqlite_autoincrement=True,
 )
@@ -172,5 +203,10 @@ index_outbox = Table(
     sqlite_autoincrement=True,  # a number is never used twice: it says which text was to be encoded
 )
 
+# Tokens charged by language models, by UTC date. Of the whole database: no user's.
+llm_usage = Table(
+    "llm_usage", metadata, Column("day", String(10), primary_key=True), Column("tokens", BigInteger, nullable=False)
+)
+
 # In the order in which ``forget`` empties them.
-USER_TABLES = (index_outbox, update_queue, journal, passages, entries, turns, sessions, users)
+USER_TABLES = (index_outbox, update_queue, journal, passages, entries, segments, turns, sessions, users)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,9 +21,9 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, o
 from sqlalchemy.sql.elements import ColumnElement
 
 from lightmem_integrations.core.index import matches_metadata
-from lightmem_integrations.core.ports import Encoded, NewTurn, Pending, Version
+from lightmem_integrations.core.ports import Encoded, NewEntry, NewTurn, Pending, Version
 from lightmem_integrations.core.times import from_us, to_us
-from lightmem_integrations.core.types import Change, Filter, MemoryEntry, Passage, Scope, Turn
+from lightmem_integrations.core.types import KINDS, Change, Filter, MemoryEntry, Passage, Scope, Session, Turn
 from lightmem_integrations.errors import ClosedError, UsageError
 from lightmem_integrations.stores.sql import dialect, migrations
 from lightmem_integrations.stores.sql import schema as s
@@ -83,12 +83,12 @@ class SqlStore:
 
     def _prepare(self) -> None:
         """Bring the schema up to date; a file that is up to date is not written to."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             ready = migrations.is_current(connection, self.path)
         if not ready:
             with dialect.translated(self.path):
                 dialect.before_first_write(self._engine)
-            with self._writing() as connection:
+            with self.writing() as connection:
                 migrations.migrate(connection, self.path)
 
     # ------------------------------------------------------------------ transactions
@@ -110,11 +110,13 @@ class SqlStore:
             raise ClosedError(f"{self.path} was closed; open a new LightMem")
         return self._engine.connect()
 
-    def _writing(self, *, relaxed: bool = False) -> Any:
+    def writing(self, *, relaxed: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction that writes; ``relaxed`` ones may be taken back by a power cut (derived data only)."""
         return self._transaction(writing=True, relaxed=relaxed)
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads one snapshot."""
         with dialect.sound_values(self.path), self._transaction(writing=False) as connection:
             yield connection
 
@@ -141,7 +143,7 @@ class SqlStore:
             UsageError: when an id is there already with another role, speaker or text; nothing is
                 written then.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             known = self._hashes(connection, user_id, [t.id for t in turns])
             fresh: list[NewTurn] = []
             for turn in turns:
@@ -152,7 +154,7 @@ class SqlStore:
                     rule = "was used before with another role, speaker or text; an id names one message of a user"
                     raise UsageError(f"{turn.origin}id", rule, turn.id)
             if fresh:
-                rev = self._next_version(connection, user_id)
+                rev = self.next_version(connection, user_id)
                 by_session: dict[str, list[NewTurn]] = {}
                 for turn in fresh:
                     by_session.setdefault(turn.session_id, []).append(turn)
@@ -160,7 +162,8 @@ class SqlStore:
                     self._insert_turns(connection, user_id, session_id, members, rev, actor, queue=queue)
             return fresh
 
-    def _next_version(self, connection: Connection, user_id: str) -> int:
+    def next_version(self, connection: Connection, user_id: str) -> int:
+        """Count one more write of this user; returns the new version."""
         statement = dialect.upsert(connection, s.users).values(user_id=user_id, version=1, epoch=uuid.uuid4().hex)
         statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={"version": s.users.c.version + 1})
         return int(connection.execute(statement.returning(s.users.c.version)).scalar_one())
@@ -168,7 +171,7 @@ class SqlStore:
     def _hashes(self, connection: Connection, user_id: str, ids: Sequence[str]) -> dict[str, str]:
         columns = select(s.turns.c.id, s.turns.c.content_hash).where(s.turns.c.user_id == user_id)
         found: dict[str, str] = {}
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             found.update(
                 (row.id, row.content_hash) for row in connection.execute(columns.where(s.turns.c.id.in_(chunk)))
             )
@@ -216,6 +219,7 @@ class SqlStore:
                     "summary": "",
                     "language": turn.language,
                     "importance": turn.metadata.get("importance"),
+                    "expires_at_us": _us(turn.expires_at),
                     "version": 1,
                     "sources": [turn.id],
                 }
@@ -258,10 +262,79 @@ class SqlStore:
         last = connection.execute(highest.where(s.turns.c.session_id == session_id)).scalar()
         return 0 if last is None else int(last) + 1
 
+    # ------------------------------------------------------------------ writing what was made from turns
+    def insert_entries(
+        self, connection: Connection, user_id: str, entries: Sequence[NewEntry], rev: int, actor: str
+    ) -> list[str]:
+        """Store entries that are not there yet, inside the caller's transaction; returns their ids, in order.
+
+        An entry expires with the first of its turns.
+        """
+        now = datetime.now(timezone.utc).isoformat()
+        by_id = {
+            e.topic_id if e.kind == "segment" and e.topic_id else entry_id(user_id, e.kind, e.sources, e.text): e
+            for e in entries
+        }
+        known: set[str] = set()
+        for chunk in chunks(list(by_id)):
+            known.update(connection.execute(select(_E.id).where(_E.user_id == user_id, _E.id.in_(chunk))).scalars())
+        fresh = {made: e for made, e in by_id.items() if made not in known}
+        expiry = self._expiry(connection, user_id, [t for e in fresh.values() for t in e.sources])
+        rows, journal_rows, outbox_rows = [], [], []
+        for made, e in fresh.items():
+            start, end = e.event_time or (None, None)
+            rows.append(
+                {
+                    "user_id": user_id,
+                    "id": made,
+                    "rev": rev,
+                    "session_id": e.session_id,
+                    "seq": e.seq,
+                    "kind": e.kind,
+                    "memory": e.text,
+                    "summary": e.summary,
+                    "role": e.role,
+                    "speaker": e.speaker,
+                    "timestamp": e.timestamp.isoformat(),
+                    "timestamp_us": to_us(e.timestamp),
+                    "session_time": e.session_time.isoformat(),
+                    "tokens": e.tokens,
+                    "language": e.language,
+                    "importance": e.importance,
+                    "topic_id": e.topic_id,
+                    "event_start_us": _us(start),
+                    "event_end_us": _us(end),
+                    "valid_from_us": to_us(e.timestamp),
+                    "expires_at_us": min((expiry[t] for t in e.sources if t in expiry), default=None),
+                    "version": 1,
+                    "sources": list(e.sources),
+                    "metadata": dict(e.metadata),
+                    "by_words": e.by_words,
+                }
+            )
+            journal_rows.append(
+                {"user_id": user_id, "entry_id": made, "at": now, "actor": actor, "operation": "insert", "after": 1}
+            )
+            if not e.by_words:
+                outbox_rows.append({"user_id": user_id, "entry_id": made, "attempts": 0})
+        for table, table_rows in ((s.entries, rows), (s.journal, journal_rows), (s.index_outbox, outbox_rows)):
+            if table_rows:
+                connection.execute(insert(table), table_rows)
+        return list(fresh)
+
+    def _expiry(self, connection: Connection, user_id: str, turns: Sequence[str]) -> dict[str, int]:
+        """When turns expire, by turn id; those that do."""
+        of_entry = {entry_id(user_id, "turn", [t]): t for t in turns}
+        statement = select(_E.id, _E.expires_at_us).where(_E.user_id == user_id, _E.expires_at_us.is_not(None))
+        out: dict[str, int] = {}
+        for chunk in chunks(list(of_entry)):
+            out.update((of_entry[r.id], r.expires_at_us) for r in connection.execute(statement.where(_E.id.in_(chunk))))
+        return out
+
     # ------------------------------------------------------------------ reading for the index
     def version(self, user_id: str) -> Version | None:
         """Where this user's memory stands; None when there is none."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return self._version(connection, user_id)
 
     def _version(self, connection: Connection, user_id: str) -> Version | None:
@@ -272,7 +345,7 @@ class SqlStore:
     def changes(self, user_id: str, after: int) -> Iterator[Changes]:
         """What changed after a version, from one snapshot, which lasts as long as the block."""
         where = {"user": user_id, "after": after}
-        with self._reading() as raw:
+        with self.reading() as raw:
             connection = raw.execution_options(yield_per=LOAD_ROWS)
             version = self._version(connection, user_id)
             passages, pieces = connection.execute(_SIZES, where).one()
@@ -289,27 +362,27 @@ class SqlStore:
         """Entries that wait for the encoder, the least tried first, then the oldest."""
         o, e = s.index_outbox.c, s.entries.c
         statement = (
-            select(e.id, o.seq, e.speaker, e.role, e.memory)
+            select(e.id, o.seq, e.speaker, e.memory, e.tokens)
             .join_from(s.index_outbox, s.entries, and_(o.user_id == e.user_id, o.entry_id == e.id))
             .where(o.user_id == user_id)
             .order_by(o.attempts, o.seq)
             .limit(limit)
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(statement)
-            return [Pending(row.id, row.seq, row.speaker or "", row.memory) for row in rows]
+            return [Pending(row.id, row.seq, row.speaker or "", row.memory, row.tokens) for row in rows]
 
     def pending_count(self, user_id: str | None = None) -> int:
         """Entries that wait for the encoder."""
         statement = select(func.count()).select_from(s.index_outbox)
         if user_id is not None:
             statement = statement.where(s.index_outbox.c.user_id == user_id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(statement).scalar_one())
 
     def pending_users(self) -> list[str]:
         """Users with entries that wait for the encoder."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return list(connection.execute(select(s.index_outbox.c.user_id).distinct()).scalars())
 
     def save_encoded(self, user_id: str, encoded: Sequence[Encoded]) -> int:
@@ -323,16 +396,16 @@ class SqlStore:
             entries stored.
         """
         o = s.index_outbox.c
-        with self._writing(relaxed=True) as connection:
+        with self.writing(relaxed=True) as connection:
             valid: set[int] = set()
-            for chunk in _chunks([e.ticket for e in encoded]):
+            for chunk in chunks([e.ticket for e in encoded]):
                 found = select(o.seq).where(o.user_id == user_id, o.seq.in_(chunk))
                 valid.update(connection.execute(found).scalars())
             kept = [e for e in encoded if e.ticket in valid]
             if not kept:
                 return 0
-            rev = self._next_version(connection, user_id)
-            for chunk in _chunks([e.ticket for e in kept]):
+            rev = self.next_version(connection, user_id)
+            for chunk in chunks([e.ticket for e in kept]):
                 connection.execute(delete(s.index_outbox).where(o.user_id == user_id, o.seq.in_(chunk)))
             connection.execute(insert(s.passages), [row for e in kept for row in _passage_rows(user_id, e, rev)])
             return len(kept)
@@ -340,8 +413,8 @@ class SqlStore:
     def note_failure(self, user_id: str, ids: Sequence[str], error: str) -> None:
         """Count a failed attempt to encode these entries; they stay in the outbox."""
         c = s.index_outbox.c
-        with self._writing(relaxed=True) as connection:
-            for chunk in _chunks(ids):
+        with self.writing(relaxed=True) as connection:
+            for chunk in chunks(ids):
                 rows = and_(c.user_id == user_id, c.entry_id.in_(chunk))
                 connection.execute(
                     update(s.index_outbox).where(rows).values(attempts=c.attempts + 1, error=error[:500])
@@ -351,8 +424,8 @@ class SqlStore:
     def entries_by_id(self, user_id: str, ids: Sequence[str]) -> dict[str, MemoryEntry]:
         """The entries of this user among the ids."""
         found: dict[str, MemoryEntry] = {}
-        with self._reading() as connection:
-            for chunk in _chunks(ids):
+        with self.reading() as connection:
+            for chunk in chunks(ids):
                 for row in connection.execute(_ENTRIES_BY_ID, {"user": user_id, "ids": chunk}):
                     found[row.id] = read_entry(row)
         return found
@@ -367,17 +440,21 @@ class SqlStore:
         """Passages of an entry with their vectors, in order."""
         c = s.passages.c
         statement = select(c.start, c.end, c.vector).where(c.user_id == user_id, c.entry_id == entry).order_by(c.n)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [
                 (Passage(row.start, row.end), np.frombuffer(row.vector, "<f4")) for row in connection.execute(statement)
             ]
 
-    def list_entries(self, scope: Scope, filter: Filter, limit: int, offset: int) -> list[MemoryEntry]:
-        """Entries that pass the filter, oldest first."""
-        e = s.entries.c
-        statement = select(s.entries).where(*conditions(scope, filter)).order_by(e.timestamp_us, e.seq, e.id)
+    def list_entries(
+        self, scope: Scope, filter: Filter, limit: int, offset: int, *, newest_first: bool = False
+    ) -> list[MemoryEntry]:
+        """Entries that pass the filter, oldest first unless asked otherwise."""
+        order: list[Any] = [_E.timestamp_us, _E.seq, _E.id]
+        if newest_first:
+            order = [column.desc() for column in order]
+        statement = select(s.entries).where(*conditions(scope, filter)).order_by(*order)
         out: list[MemoryEntry] = []
-        with self._reading() as connection:
+        with self.reading() as connection:
             if filter.metadata is None:
                 return [read_entry(row) for row in connection.execute(statement.limit(limit).offset(offset))]
             for row in connection.execute(statement) if limit else ():
@@ -389,6 +466,25 @@ class SqlStore:
                     break
         return out
 
+    def sessions_of(self, user_id: str) -> list[Session]:
+        """The user's sessions, the one that was written to last first."""
+        c = s.sessions.c
+        statement = select(s.sessions).where(c.user_id == user_id).order_by(c.last_updated.desc(), c.session_id)
+        with self.reading() as connection:
+            return [
+                Session(
+                    id=row.session_id,
+                    user_id=row.user_id,
+                    created_at=datetime.fromisoformat(row.created_at),
+                    last_updated=datetime.fromisoformat(row.last_updated),
+                    turns=row.turns,
+                    tokens=row.total_tokens,
+                    compressed_tokens=row.compressed_tokens,
+                    metadata=row.metadata,
+                )
+                for row in connection.execute(statement)
+            ]
+
     def turns_of(self, user_id: str) -> Iterator[Turn]:
         """Every turn of the user, session by session, in order; read in batches."""
         t = s.turns.c
@@ -396,18 +492,18 @@ class SqlStore:
         while True:
             after = or_(t.session_id > last[0], and_(t.session_id == last[0], t.seq > last[1]))
             statement = select(s.turns).where(t.user_id == user_id, after).order_by(t.session_id, t.seq).limit(1000)
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(statement).all()
             if not rows:
                 return
-            yield from map(_read_turn, rows)
+            yield from map(read_turn, rows)
             last = (rows[-1].session_id, rows[-1].seq)
 
     def history(self, user_id: str, entry: str) -> list[Change]:
         """What happened to an entry, oldest first."""
         j = s.journal.c
         statement = select(s.journal).where(j.user_id == user_id, j.entry_id == entry).order_by(j.seq)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [
                 Change(r.entry_id, datetime.fromisoformat(r.at), r.actor, r.operation, r.before, r.after)
                 for r in connection.execute(statement)
@@ -416,13 +512,21 @@ class SqlStore:
     def counts(self, user_id: str | None = None) -> dict[str, int]:
         """Rows by table, of one user or of all."""
         out = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             for table in USER_TABLES_SHOWN:
                 statement = select(func.count()).select_from(table)
                 if user_id is not None:
                     statement = statement.where(table.c.user_id == user_id)
                 out[table.name] = int(connection.execute(statement).scalar_one())
         return out
+
+    def counts_by_kind(self, user_id: str | None = None) -> dict[str, int]:
+        """Entries by kind, of one user or of all; every kind is there."""
+        statement = select(_E.kind, func.count()).group_by(_E.kind)
+        if user_id is not None:
+            statement = statement.where(_E.user_id == user_id)
+        with self.reading() as connection:
+            return dict.fromkeys(KINDS, 0) | {kind: n for kind, n in connection.execute(statement)}
 
     # ------------------------------------------------------------------ forgetting
     def forget(self, scope: Scope, ids: Sequence[str] | None = None, before: datetime | None = None) -> dict[str, int]:
@@ -431,7 +535,7 @@ class SqlStore:
         Returns:
             rows removed, by table.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             if self._version(connection, scope.user_id) is None:
                 return {table.name: 0 for table in s.USER_TABLES}
             if scope.session_id is None and ids is None and before is None:
@@ -475,18 +579,22 @@ class SqlStore:
         gone = {table.name: 0 for table in s.USER_TABLES}
 
         def drop(column: Any, ids: Sequence[str]) -> None:
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 rows = and_(column.table.c.user_id == user_id, column.in_(chunk))
                 gone[column.table.name] += connection.execute(delete(column.table).where(rows)).rowcount
 
+        gone["segments"] += self._release(connection, user_id, set(turns))
         touched: set[str] = set()
-        for chunk in _chunks(turns):
+        for chunk in chunks(turns):
             of_turn = select(s.turns.c.session_id).where(s.turns.c.user_id == user_id, s.turns.c.id.in_(chunk))
             touched.update(connection.execute(of_turn.distinct()).scalars())
         for table in (s.index_outbox, s.journal, s.passages):
             drop(table.c.entry_id, entries)
         drop(s.update_queue.c.memory_id, entries)
         drop(s.update_queue.c.candidate_id, entries)
+        for chunk in chunks(entries):  # what they replaced holds again
+            replaced = and_(s.entries.c.user_id == user_id, s.entries.c.superseded_by.in_(chunk))
+            connection.execute(update(s.entries).where(replaced).values(superseded_by=None, valid_to_us=None))
         drop(s.entries.c.id, entries)
         drop(s.turns.c.id, turns)
         for session_id in sorted(touched):
@@ -498,42 +606,60 @@ class SqlStore:
         )
         return gone
 
+    def _release(self, connection: Connection, user_id: str, doomed: set[str]) -> int:
+        """Take turns out of the short-term buffer; those beside them go back to the sensory one."""
+        c, t = s.segments.c, s.turns.c
+        hit = [
+            (row.id, row.turn_ids)
+            for row in connection.execute(select(c.id, c.turn_ids).where(c.user_id == user_id))
+            if doomed.intersection(row.turn_ids)
+        ]
+        for chunk in chunks([i for _, ids in hit for i in ids if i not in doomed]):
+            of_turns = and_(t.user_id == user_id, t.id.in_(chunk))
+            connection.execute(update(s.turns).where(of_turns).values(state="buffered"))
+        removed = 0
+        for chunk in chunks([i for i, _ in hit]):
+            removed += connection.execute(delete(s.segments).where(c.user_id == user_id, c.id.in_(chunk))).rowcount
+        return removed
+
     def _recount_session(self, connection: Connection, user_id: str, session_id: str) -> int:
         t, c = s.turns.c, s.sessions.c
         left = connection.execute(
-            select(func.count(), func.coalesce(func.sum(t.tokens), 0)).where(
-                t.user_id == user_id, t.session_id == session_id
-            )
+            select(
+                func.count(), func.coalesce(func.sum(t.tokens), 0), func.coalesce(func.sum(t.compressed_tokens), 0)
+            ).where(t.user_id == user_id, t.session_id == session_id)
         ).one()
         of_session = and_(c.user_id == user_id, c.session_id == session_id)
         if left[0] == 0:
             return connection.execute(delete(s.sessions).where(of_session)).rowcount
-        connection.execute(update(s.sessions).where(of_session).values(turns=left[0], total_tokens=left[1]))
+        connection.execute(
+            update(s.sessions).where(of_session).values(turns=left[0], total_tokens=left[1], compressed_tokens=left[2])
+        )
         return 0
 
     # ------------------------------------------------------------------ maintenance, all users
     def read_meta(self, key: str) -> str | None:
         """One value of the ``meta`` table."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return migrations.read_meta(connection, key)
 
     def write_meta(self, values: Mapping[str, str]) -> None:
         """Set values of the ``meta`` table."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             for key, value in values.items():
                 migrations.write_meta(connection, key, value)
 
     def drop_meta(self, keys: Sequence[str]) -> None:
         """Remove values of the ``meta`` table."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(delete(s.meta).where(s.meta.c.key.in_(list(keys))))
 
     def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
         """Set the values that are not set yet, whoever comes first; returns what holds now."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = {key: migrations.read_meta(connection, key) for key in values}
         if None in found.values():
-            with self._writing() as connection:
+            with self.writing() as connection:
                 for key, value in values.items():
                     if migrations.read_meta(connection, key) is None:
                         migrations.write_meta(connection, key, value)
@@ -546,7 +672,7 @@ class SqlStore:
         Returns:
             entries that were put into the outbox.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             rows = [{"user_id": u, "entry_id": i, "attempts": 0} for u, i in connection.execute(_LACKING)]
             if rows:
                 connection.execute(insert(s.index_outbox), rows)
@@ -554,7 +680,7 @@ class SqlStore:
 
     def drop_encoded(self) -> None:
         """Remove all passages, and ask for none."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(delete(s.passages))
             connection.execute(delete(s.index_outbox))
             connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
@@ -568,7 +694,7 @@ class SqlStore:
 
     def lacking(self) -> int:
         """Entries that are neither encoded nor waiting for the encoder."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(select(func.count()).select_from(_LACKING.subquery())).scalar_one())
 
     def integrity(self) -> list[str]:
@@ -586,7 +712,7 @@ class SqlStore:
             .where(e.kind == "turn", ~said.exists()),
             "sessions with a wrong count": select(func.count()).select_from(s.sessions).where(c.turns != counted),
         }
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = dialect.integrity_errors(connection)
             for name, statement in checks.items():
                 n = int(connection.execute(statement).scalar_one())
@@ -599,15 +725,16 @@ class SqlStore:
         statement = select(s.index_outbox.c.error).where(s.index_outbox.c.error.is_not(None)).distinct().limit(5)
         if user_id is not None:
             statement = statement.where(s.index_outbox.c.user_id == user_id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return list(connection.execute(statement).scalars())
 
 
-USER_TABLES_SHOWN = (s.sessions, s.turns, s.entries, s.passages, s.index_outbox, s.journal)
+USER_TABLES_SHOWN = (s.sessions, s.turns, s.segments, s.entries, s.passages, s.index_outbox, s.journal)
 
 _E, _P = s.entries.c, s.passages.c
 _O = s.index_outbox.c
 _LACKING = select(_E.user_id, _E.id).where(
+    _E.by_words.is_not(True),
     ~select(_O.entry_id).where(_O.user_id == _E.user_id, _O.entry_id == _E.id).exists(),
     ~select(_P.entry_id).where(_P.user_id == _E.user_id, _P.entry_id == _E.id).exists(),
 )
@@ -615,8 +742,8 @@ _VERSION = select(s.users.c.version, s.users.c.epoch).where(s.users.c.user_id ==
 _CHANGED_ENTRIES = (
     select(
         _E.id, _E.session_id, _E.seq, _E.kind, _E.memory, _E.role, _E.speaker, _E.timestamp, _E.timestamp_us,
-        _E.tokens, _E.language, _E.importance, _E.valid_from_us, _E.valid_to_us, _E.superseded_by,
-        _E.expires_at_us, _E.sources, _E.metadata,
+        _E.tokens, _E.language, _E.importance, _E.event_start_us, _E.event_end_us, _E.valid_from_us, _E.valid_to_us,
+        _E.superseded_by, _E.expires_at_us, _E.by_words, _E.sources, _E.metadata,
     )
     .where(_E.user_id == bindparam("user"), _E.rev > bindparam("after"))
     .order_by(_E.rev, _E.session_id, _E.seq, _E.id)
@@ -689,7 +816,8 @@ def read_entry(row: Row[Any]) -> MemoryEntry:
     )
 
 
-def _read_turn(row: Row[Any]) -> Turn:
+def read_turn(row: Row[Any]) -> Turn:
+    """One row of ``turns`` as the public type."""
     return Turn(
         id=row.id,
         user_id=row.user_id,
@@ -723,10 +851,15 @@ def _passage_rows(user_id: str, encoded: Encoded, rev: int) -> Iterator[dict[str
         }
 
 
-def _chunks(ids: Sequence[T]) -> Iterator[list[T]]:
+def chunks(ids: Sequence[T]) -> Iterator[list[T]]:
+    """Distinct ids, as many at a time as one statement takes."""
     unique = list(dict.fromkeys(ids))
     for start in range(0, len(unique), _CHUNK):
         yield unique[start : start + _CHUNK]
+
+
+def _us(moment: datetime | None) -> int | None:
+    return None if moment is None else to_us(moment)
 
 
 @contextmanager
