@@ -1,7 +1,7 @@
 PY = python3
 VENV = .venv
 DATA =
-EXTRAS = offline,multilingual,openai,tiktoken,yaml,dev,docs
+EXTRAS = offline,multilingual,openai,tiktoken,yaml,langchain-classic,agents,dev,docs
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-sentence-transformers test-llmlingua check format docs bench clean
+.PHONY: help demo test test-slow test-langchain-oldest test-langchain-03 test-sentence-transformers test-llmlingua check format docs bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
@@ -22,6 +22,21 @@ test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key 
 
 test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow
+
+test-langchain-oldest: OLDEST = $(VENV)-langchain-oldest
+test-langchain-oldest:  ## the LangChain adapters on the oldest LangChain 1.x that they support
+	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster \
+	    langchain-core==1.0.0 langchain-classic==1.0.0 langchain-tests==1.0.0
+	@$(OLDEST)/bin/python -m pytest tests/langchain -W ignore::PendingDeprecationWarning \
+	    --ignore-glob '*test_middleware*' --ignore-glob '*test_store*'
+
+test-langchain-03: OLDEST = $(VENV)-langchain-03
+test-langchain-03:  ## memory and retriever on LangChain 0.3
+	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster \
+	    'langchain-core<1' 'langchain<1' 'langchain-tests<1'
+	@$(OLDEST)/bin/python -m pytest tests/langchain --ignore-glob '*test_middleware*' --ignore-glob '*test_store*'
 
 test-sentence-transformers: $(VENV)/.ready-torch  ## compare with the original model on PyTorch (large download)
 	@$(BIN)/python -m pytest -m sentence_transformers
