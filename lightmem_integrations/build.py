@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from lightmem_integrations.config import LightMemConfig
+from lightmem_integrations.core.extract import NameFinder, spacy_names
 from lightmem_integrations.core.managers import (
     CorpusOf,
     ExtractiveManager,
@@ -16,7 +17,7 @@ from lightmem_integrations.core.managers import (
 )
 from lightmem_integrations.core.pipeline import Pipeline, PipelineOptions
 from lightmem_integrations.core.ports import LLM, Attention, Buffers, Compressor
-from lightmem_integrations.errors import ConfigError
+from lightmem_integrations.errors import ConfigError, MissingDependencyError
 from lightmem_integrations.models.compress import make_compressor
 from lightmem_integrations.models.llm import Meter, QuotaStore, make_llm
 
@@ -58,6 +59,7 @@ def build_manager(config: LightMemConfig, llm: LLM | None) -> Manager | None:
         metadata=config.metadata_generate,
         summary_tokens=config.summary_tokens if config.text_summary else 0,
         threshold=config.extract_threshold,
+        find_names=_spacy() if config.entity_finder == "spacy" else None,
     )
     chosen = "memory_manager" in config.model_fields_set
     if config.memory_manager == "none":
@@ -65,6 +67,20 @@ def build_manager(config: LightMemConfig, llm: LLM | None) -> Manager | None:
     if llm is not None and (config.memory_manager == "llm" or not chosen):
         return LLMManager(llm, options, config.extraction_mode)
     return ExtractiveManager(options)
+
+
+def _spacy() -> NameFinder:
+    """Names by spaCy's small English pipeline.
+
+    Raises:
+        MissingDependencyError: spaCy or the pipeline is not installed.
+    """
+    try:
+        import spacy
+
+        return spacy_names(spacy.load("en_core_web_sm"))
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError("en_core_web_sm", "spacy", "entity_finder='spacy'") from error
 
 
 def build_pipeline(

@@ -103,6 +103,11 @@ class LightMemConfig(BaseModel):
         "its answers on what the assistant said fall from 98 to 32 %.",
     )
     metadata_generate: bool = Field(default=True, description="Keywords, entities and importance. As in LightMem.")
+    entity_finder: Literal["rules", "spacy"] = Field(
+        default="rules",
+        description="What finds names for `metadata_generate`: rules, or rules and spaCy's `en_core_web_sm`, which "
+        "is slower and must be installed. Ours.",
+    )
     text_summary: bool = Field(default=True, description="A summary of each segment. As in LightMem.")
     summary_tokens: int = Field(default=60, ge=1, description="Longest summary of a segment (WordPiece tokens). Ours.")
     memory_manager: Literal["extractive", "llm", "none"] = Field(

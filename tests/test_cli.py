@@ -449,6 +449,8 @@ def test_an_interrupt_leaves_with_130(db: str):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell starts its background jobs with interrupts switched off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert waiting.stdout is not None
     waiting.stdout.readline()

@@ -39,6 +39,7 @@ OTHER = {
     "buffer_max_age_hours": 1.5,
     "messages_use": "user_only",
     "metadata_generate": False,
+    "entity_finder": "spacy",
     "text_summary": False,
     "summary_tokens": 80,
     "memory_manager": "none",

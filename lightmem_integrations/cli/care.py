@@ -130,7 +130,7 @@ def doctor(
         for finding in report.findings:
             sign, style = ("✓ ", "green") if finding.ok else ("✗ ", "bold red")
             mended = f" ({finding.repaired} mended)" if finding.repaired else ""
-            told = f"{finding.name:<9} {output.printable(finding.detail)}{mended}"
+            told = f"{finding.name:<10} {output.printable(finding.detail)}{mended}"
             out.print(Text().append(sign, style).append(told), soft_wrap=True)
         if not report.ok and not repair:
             output.note("`lightmem doctor --repair` mends what can be mended")

@@ -10,17 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from lightmem_integrations import Filter, LightMem, LightMemConfig
+from lightmem_integrations import Filter, LightMem, LightMemConfig, Message
 from lightmem_integrations.errors import ConfigError, LLMError
 from lightmem_integrations.testing.embedders import HashEmbedder
 from lightmem_integrations.testing.llm_server import LLMServer, answer, body, fault, note_taker, status
-from tests.pipeline.test_pipeline import buffers, extracted, notes, talk
+from tests.pipeline.test_pipeline import NOON, buffers, extracted, notes, talk
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -173,6 +174,56 @@ def test_what_a_model_says_is_data(served):
             assert memory.get(fact.source_messages[0], user_id=user) is not None
         text = memory.context("bicycle", user_id="bea", filter=FACTS).text
         assert text.count("</memories>") <= 1
+
+
+# ------------------------------------------------------------------------------------ online update
+def moving(request: dict[str, Any]) -> str:
+    """A model for which a later address replaces an earlier one."""
+    text = str(request["messages"][-1]["content"])
+    if "\nolder entry\n" in text:
+        return json.dumps({"decision": "supersede", "entries": [1], "text": None})
+    return note_taker(request)
+
+
+@pytest.mark.parametrize("update", ["online", "offline"])
+def test_a_later_fact_replaces_an_earlier_one(served, update):
+    before, after = "Ana lives in Porto with her cat.", "Ana lives in Lisbon with her cat."
+    with LLMServer(moving) as server:
+        memory = served(server, update=update, update_similarity=0.5)
+        memory.add(Message("user", before, None, NOON, "old"), user_id="ana", session_id="s1")
+        memory.flush()
+        memory.add(Message("user", after, None, NOON + timedelta(days=9), "new"), user_id="ana", session_id="s2")
+        memory.flush()
+        if update == "offline":
+            assert len(notes(memory, "fact")) == 2
+            report = memory.update(user_id="ana")
+            assert (report.superseded, report.errors) == (1, ())
+        (fact,) = notes(memory, "fact")
+        assert fact.source_messages == ("new",)
+        hits = memory.search("Where does Ana live?", user_id="ana", filter=FACTS)
+        assert [h.source_ids for h in hits] == [("new",)]
+        then = Filter(kinds=["fact"], as_of=NOON + timedelta(days=1))
+        (old,) = memory.search("Where does Ana live?", user_id="ana", filter=then)
+        assert old.source_ids == ("old",)
+        assert old.entry.superseded_by == fact.id
+        assert [c.operation for c in memory.history(old.entry.id, user_id="ana")] == ["insert", "update"]
+        assert memory.undo(old.entry.id, user_id="ana") == [old.entry.id]
+        assert len(notes(memory, "fact")) == 2
+        assert memory.stats()["update_tokens"] > 0
+        assert len(memory.search("Where does Ana live?", user_id="ana")) == 2, "the turns are as they were"
+
+
+def test_summaries_are_found_beside_turns_where_that_is_asked_for(served):
+    with LLMServer(note_taker) as server:
+        memory = served(server, summary_retriever="exact")
+        memory.add(talk(24), user_id="ana")
+        memory.flush()
+        report = memory.summarize(user_id="ana", flush=True)
+        assert (report.made, report.errors) == (1, ())
+        assert memory.summarize(user_id="ana", flush=True).made == 0
+        kinds = {h.entry.kind for h in memory.search("Miso and the boat", user_id="ana", k=25)}
+        assert kinds == {"turn", "summary"}
+        assert memory.stats()["summarize_tokens"] > 0
 
 
 # ------------------------------------------------------------------------------------ failures
@@ -340,3 +391,20 @@ def test_two_models_are_refused(tmp_path):
         LightMem(tmp_path / "m.db", config, embedder=HashEmbedder(), llm=Model())
     with LightMem(tmp_path / "m.db", embedder=HashEmbedder(), llm=Model()) as memory:
         assert memory.stats()["llm"]["name"] == "mine"
+
+
+def test_forgetting_the_later_fact_brings_the_earlier_one_back(served):
+    with LLMServer(moving) as server:
+        memory = served(server, update="online", update_similarity=0.5)
+        for n, (place, said) in enumerate((("Porto", "old"), ("Lisbon", "new"))):
+            message = Message("user", f"Ana lives in {place} with her cat.", None, NOON + timedelta(days=n), said)
+            memory.add(message, user_id="ana", session_id=said)
+            memory.flush()
+        (fact,) = notes(memory, "fact")
+        assert fact.source_messages == ("new",)
+        memory.forget(user_id="ana", ids=["new"])
+        (fact,) = notes(memory, "fact")
+        assert (fact.source_messages, fact.superseded_by, fact.version) == (("old",), None, 3)
+        history = memory.history(fact.id, user_id="ana")
+        assert [(c.actor, c.after) for c in history][-1] == ("forget", 3)
+        assert len(history) == 3

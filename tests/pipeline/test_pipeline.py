@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightmem_integrations import Filter, LightMem, LightMemConfig, Message
+from lightmem_integrations.core.compress import LexicalCompressor
+from lightmem_integrations.core.types import Compression
 from lightmem_integrations.datasets import demo, messages
+from lightmem_integrations.errors import MissingDependencyError
 from lightmem_integrations.testing.embedders import HashEmbedder
 
 NOON = datetime(2024, 5, 20, 12, tzinfo=timezone.utc)
@@ -329,3 +336,54 @@ def test_counters_have_the_names_of_lightmem(demo_memory):
         assert set(stats[name]) == {"p50", "p95", "count"}
         assert 0 < stats[name]["p50"] <= stats[name]["p95"]
     assert stats["add_memory_latency"]["count"] == 12
+
+
+# ------------------------------------------------------------------------------------ one model for two steps
+class Reader:
+    """A model that compresses and shows attention, separately or in one pass, and counts its passes."""
+
+    name = "reader"
+
+    def __init__(self) -> None:
+        self.passes = Counter[str]()
+
+    def compress(self, texts: Sequence[str]) -> list[Compression]:
+        self.passes["compress"] += 1
+        return LexicalCompressor().compress(texts)
+
+    def attend(self, texts: Sequence[str]) -> Any:
+        self.passes["attend"] += 1
+        rows = np.tri(len(texts), k=-1)
+        return rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+
+    def read(self, texts: Sequence[str]) -> Any:
+        self.passes["read"] += 1
+        return SimpleNamespace(compressions=LexicalCompressor().compress(texts), attention=Reader().attend(texts))
+
+
+def test_compression_and_segmentation_share_one_pass_over_the_model():
+    model = Reader()
+    with LightMem(":memory:", embedder=HashEmbedder(), compressor=model, attention=model) as memory:
+        for message in talk(60):
+            memory.add(message, user_id="ana")
+        memory.flush()
+        assert extracted(memory) == Counter(f"m{n}" for n in range(60))
+        assert memory.stats()["compression"]["after"] < 0.75 * memory.stats()["compression"]["before"]
+    assert model.passes["read"] >= 3
+    assert set(model.passes) == {"read"}
+
+
+def test_two_models_are_asked_one_by_one():
+    one, two = Reader(), Reader()
+    with LightMem(":memory:", embedder=HashEmbedder(), compressor=one, attention=two) as memory:
+        memory.add(talk(60), user_id="ana")
+        memory.flush()
+    assert set(one.passes) == {"compress"}
+    assert set(two.passes) == {"attend"}
+
+
+def test_spacy_is_asked_for_by_name_or_missed_by_name():
+    if find_spec("spacy") is not None:
+        pytest.skip("spaCy is installed")
+    with pytest.raises(MissingDependencyError, match=r"lightmem-integrations\[spacy\]"):
+        opened(entity_finder="spacy")

@@ -188,7 +188,7 @@ class SqlStore:
         *,
         queue: bool,
     ) -> None:
-        now = datetime.now(timezone.utc).isoformat()
+        now = _now()
         first = self._grow_session(connection, user_id, session_id, turns, now)
         turn_rows, entry_rows, journal_rows, outbox_rows = [], [], [], []
         for seq, turn in enumerate(turns, first):
@@ -270,7 +270,7 @@ class SqlStore:
 
         An entry expires with the first of its turns.
         """
-        now = datetime.now(timezone.utc).isoformat()
+        now = _now()
         by_id = {
             e.topic_id if e.kind == "segment" and e.topic_id else entry_id(user_id, e.kind, e.sources, e.text): e
             for e in entries
@@ -592,9 +592,7 @@ class SqlStore:
             drop(table.c.entry_id, entries)
         drop(s.update_queue.c.memory_id, entries)
         drop(s.update_queue.c.candidate_id, entries)
-        for chunk in chunks(entries):  # what they replaced holds again
-            replaced = and_(s.entries.c.user_id == user_id, s.entries.c.superseded_by.in_(chunk))
-            connection.execute(update(s.entries).where(replaced).values(superseded_by=None, valid_to_us=None))
+        self._reinstate(connection, user_id, entries)
         drop(s.entries.c.id, entries)
         drop(s.turns.c.id, turns)
         for session_id in sorted(touched):
@@ -605,6 +603,22 @@ class SqlStore:
             .values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex)
         )
         return gone
+
+    def _reinstate(self, connection: Connection, user_id: str, doomed: Sequence[str]) -> None:
+        """What the doomed entries took the place of holds again."""
+        replaced: dict[str, int] = {}
+        for chunk in chunks(doomed):
+            by = select(_E.id, _E.version).where(_E.user_id == user_id, _E.superseded_by.in_(chunk))
+            replaced.update((row.id, row.version) for row in connection.execute(by))
+        staying = {i: version for i, version in replaced.items() if i not in set(doomed)}
+        for chunk in chunks(list(staying)):
+            rows = and_(_E.user_id == user_id, _E.id.in_(chunk))
+            freed = {"superseded_by": None, "valid_to_us": None, "version": _E.version + 1}
+            connection.execute(update(s.entries).where(rows).values(**freed))
+        if staying:
+            shared = {"user_id": user_id, "at": _now(), "actor": "forget", "operation": "update"}
+            changes = [shared | {"entry_id": i, "before": v, "after": v + 1} for i, v in staying.items()]
+            connection.execute(insert(s.journal), changes)
 
     def _release(self, connection: Connection, user_id: str, doomed: set[str]) -> int:
         """Take turns out of the short-term buffer; those beside them go back to the sensory one."""
@@ -856,6 +870,10 @@ def chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     unique = list(dict.fromkeys(ids))
     for start in range(0, len(unique), _CHUNK):
         yield unique[start : start + _CHUNK]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()
 
 
 def _us(moment: datetime | None) -> int | None:
