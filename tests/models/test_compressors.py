@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightmem_integrations import LightMem, LightMemConfig, Message
 from lightmem_integrations.core.compress import LexicalCompressor, join_spans, safely
 from lightmem_integrations.core.ports import Attention, Compressor
 from lightmem_integrations.core.types import Compression
@@ -336,3 +337,56 @@ def test_entropy_takes_texts_of_any_kind(causal: Path, tmp_path: Path) -> None:
     assert safely(compressor, texts)[1] == []
     with pytest.raises(ModelNotFoundError, match="could not load"):
         EntropyCompressor(tmp_path).compress(TEXTS)
+
+
+# ------------------------------------------------------------------------------------ in the engine
+def conversation() -> list[Message]:
+    """Sixty turns of words that the tiny models know."""
+    sentences = [part.strip() for part in LONG.split(".") if part.strip()]
+    return [Message("user", f"{sentences[n % len(sentences)]}.", id=f"m{n}") for n in range(60)]
+
+
+@llmlingua
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_engine_compresses_and_cuts_in_one_pass_over_the_model(classifier: Path, shared: bool) -> None:
+    config = LightMemConfig(
+        embedder="none",
+        pre_compressor="llmlingua",
+        compressor_model=classifier,
+        topic_segmenter="attention",
+        precomp_topic_shared=shared,
+        extract_threshold=0.0,
+    )
+    with LightMem(":memory:", config) as memory:
+        assert memory._reflection is not None
+        pipeline = memory._reflection._pipeline
+        compressor, attention = pipeline._compressor, pipeline._attention
+        assert (compressor is attention) is shared
+        passes = dict.fromkeys(("compress", "read"), 0)
+        for name in passes:
+            whole = getattr(compressor, name)
+
+            def counted(texts: Any, name: str = name, whole: Any = whole) -> Any:
+                passes[name] += 1
+                return whole(texts)
+
+            setattr(compressor, name, counted)
+        assert not memory.add(conversation(), user_id="ana").errors
+        memory.flush()
+        stats = memory.stats(user_id="ana")
+        segments = memory.list(user_id="ana", kinds=["segment"], limit=999)
+        assert sorted(i for e in segments for i in e.source_messages) == sorted(f"m{n}" for n in range(60))
+        assert stats["compression"]["failed"] == 0
+        assert 0 < stats["compression"]["after"] < stats["compression"]["before"]
+        assert (passes["read"] > 0, passes["compress"] > 0) == (shared, not shared)
+
+
+@llmlingua
+def test_the_engine_compresses_by_surprisal(causal: Path) -> None:
+    config = LightMemConfig(embedder="none", pre_compressor="entropy", compressor_model=causal)
+    with LightMem(":memory:", config) as memory:
+        assert not memory.add(conversation(), user_id="ana").errors
+        memory.flush()
+        stats = memory.stats(user_id="ana")["compression"]
+        assert stats["failed"] == 0
+        assert 0.5 < stats["after"] / stats["before"] < 0.75
