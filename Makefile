@@ -18,7 +18,7 @@ demo: $(VENV)/.ready-demo  ## a conversation goes in, its answers come out (sets
 	@$(BIN)/lightmem demo
 
 test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key (sets itself up)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow

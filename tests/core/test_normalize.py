@@ -504,7 +504,7 @@ def test_a_tuple_is_one_message_or_several() -> None:
 @pytest.mark.parametrize(
     "value",
     [[], (), iter(()), None, 7, b"hi", bytearray(b"hi"), {"hi", "there"}, object(), ["user", "hi"], ["ai", "hi", SAID]],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_list_of_messages_is_refused(value: Any) -> None:
     with pytest.raises(UsageError) as caught:

@@ -664,7 +664,7 @@ def test_two_processes_update_at_once(people):
     workers = [start(people, "update") for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         asked = list(pool.map(finished, workers))
-    assert asked[0]
+    assert any(asked)
     assert_moved(people)
 
 
