@@ -119,13 +119,13 @@ class Pipeline:
         with self.guarded(errors):
             held = self._segment(user_id, session_id, most, errors)
             if held and self._buffers.enqueue(user_id, session_id, self._options.short_term_tokens):
-                self._extract(user_id, session_id, errors)
+                self._extract(user_id, errors, at_least=self._worth_a_call)
         return errors
 
     def flush(self, user_id: str, session_id: str) -> list[str]:
         """Empty the buffers of a session, whatever they hold; returns what went wrong, in words."""
         errors = self.queue_all(user_id, session_id)
-        return errors + self.work_off(user_id, session_id)
+        return errors + self.work_off(user_id)
 
     def queue_all(self, user_id: str, session_id: str) -> list[str]:
         """Put everything that a session's buffers hold into the queue, and leave it there."""
@@ -135,12 +135,17 @@ class Pipeline:
             self._buffers.enqueue(user_id, session_id, 0)
         return errors
 
-    def work_off(self, user_id: str, session_id: str) -> list[str]:
-        """Make memory of what a session has in the queue."""
+    def work_off(self, user_id: str, *, if_worth_it: bool = False) -> list[str]:
+        """Make memory of what a user has in the queue; of little only if ``if_worth_it`` is False."""
         errors: list[str] = []
         with self.guarded(errors):
-            self._extract(user_id, session_id, errors)
+            self._extract(user_id, errors, at_least=self._worth_a_call if if_worth_it else 0)
         return errors
+
+    @property
+    def _worth_a_call(self) -> int:
+        """Tokens for which a manager is asked without need. What costs nothing is always worth it."""
+        return self._options.short_term_tokens if self._manager.slow else 0
 
     def left_behind(self, user_id: str, session_id: str) -> list[str]:
         """Sessions to flush, now that this one was written to."""
@@ -189,11 +194,12 @@ class Pipeline:
         return closed + buffer.flush() if everything else closed
 
     # ------------------------------------------------------------------ extraction
-    def _extract(self, user_id: str, session_id: str, errors: list[str]) -> None:
-        """Make memory of what is queued, buffer by buffer, in order, until there is none or one fails."""
-        limits = (MAX_SEGMENTS, self._options.short_term_tokens)
+    def _extract(self, user_id: str, errors: list[str], *, at_least: int) -> None:
+        """Make memory of what is queued, a call at a time, in order, until there is too little or one fails."""
+        # A buffer that was queued when it was full holds its limit and something more; it is one call.
+        limits = (MAX_SEGMENTS, 2 * self._options.short_term_tokens)
         lease = LEASE_SECONDS if self._manager.slow else 0.0
-        while claimed := self._buffers.claim(user_id, session_id, self._owner, lease, limits):
+        while claimed := self._buffers.claim(user_id, self._owner, lease, limits, at_least):
             with self._kept_alive():
                 told, is_done = self._make(user_id, claimed)
             errors += told

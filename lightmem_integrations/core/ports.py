@@ -273,9 +273,9 @@ class Buffers(Protocol):
         ...
 
     def claim(
-        self, user_id: str, session_id: str, owner: str, lease_seconds: float, limits: tuple[int, int]
+        self, user_id: str, owner: str, lease_seconds: float, limits: tuple[int, int], at_least: int
     ) -> list[QueuedSegment]:
-        """Take the session's first queued segments; none while somebody else has some of them."""
+        """Take the user's first queued segments; none while somebody else has some, or there are too few."""
         ...
 
     def renew(self, owner: str, lease_seconds: float) -> None:

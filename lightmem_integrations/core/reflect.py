@@ -10,7 +10,7 @@ from threading import Lock
 
 from lightmem_integrations.core.pipeline import INLINE_TURNS, Pipeline
 from lightmem_integrations.core.ports import Buffers
-from lightmem_integrations.core.worker import Key, Worker
+from lightmem_integrations.core.worker import DUE, EMPTIED, FORCED, How, Key, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ REMEMBERED = 10_000
 """Sessions that ``close`` flushes, at most: those that were fed last. Others wait for their user."""
 
 RETRY_SECONDS = 60.0
-"""How long the background leaves a session alone that it failed on: an outage is no poison."""
+"""How long the background leaves a user alone that it failed for: an outage is no poison."""
 
 KEPT_ERRORS = 5
 
@@ -48,7 +48,7 @@ class Reflection:
         self._pipeline, self._buffers = pipeline, buffers
         self._worker = Worker(self._work, threads) if threads else None
         self._fed: OrderedDict[Key, None] = OrderedDict()
-        self._failed: dict[Key, float] = {}
+        self._failed: dict[str, float] = {}
         self._last: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._lock = Lock()
         self.lately: deque[str] = deque(maxlen=KEPT_ERRORS)
@@ -56,7 +56,7 @@ class Reflection:
     def resume(self) -> None:
         """Go on with what a former process left in the queue."""
         if self._worker is not None:
-            self._worker.ask([(w.user_id, w.session_id) for w in self._buffers.waiting() if w.queued])
+            self._worker.ask([(w.user_id, w.session_id) for w in self._buffers.waiting() if w.queued], FORCED)
 
     def after_add(self, user_id: str, session_ids: Iterable[str], turns: int) -> list[str]:
         """Do what is due now that turns were stored.
@@ -76,8 +76,8 @@ class Reflection:
             with self._pipeline.guarded(errors):
                 behind = [(user_id, other) for other in self._left_behind(key)]
             if self._worker is not None:
-                self._worker.ask([key])
-                self._worker.ask(behind, everything=True)
+                self._worker.ask([key], DUE)
+                self._worker.ask(behind, EMPTIED)
                 continue
             errors += self._pipeline.advance(*key, most=max(INLINE_TURNS, 2 * turns))
             for other in behind[:BEHIND]:
@@ -109,23 +109,29 @@ class Reflection:
         keys = [(w.user_id, w.session_id) for w in self._buffers.waiting(user_id, session_id) if w.open]
         if self._worker is None:
             return self._told([error for key in keys for error in self._pipeline.flush(*key)])
-        self._worker.ask(keys, everything=True)
+        self._ask_for_all(keys)
         if not wait:
             return []
         errors = self._worker.wait(keys)
         while not errors and (left := self._left(keys)):  # another process has claimed them
             time.sleep(POLL_SECONDS)
-            self._worker.ask(left, everything=True)
+            self._ask_for_all(left)
             errors = self._worker.wait(left)
         return errors
+
+    def _ask_for_all(self, keys: Sequence[Key]) -> None:
+        """Empty the buffers of these sessions, and work off the queue with the last one of each user."""
+        assert self._worker is not None
+        last = {user_id: (user_id, session_id) for user_id, session_id in keys}
+        self._worker.ask([key for key in keys if key != last[key[0]]], EMPTIED)
+        self._worker.ask(last.values(), EMPTIED | FORCED)
 
     def retry(self, user_id: str | None) -> list[str]:
         """Work on what is queued, in line or until the worker is done; returns what went wrong, in words."""
         keys = [(w.user_id, w.session_id) for w in self._buffers.waiting(user_id) if w.queued]
         if self._worker is None:
-            return self._told([error for key in keys for error in self._pipeline.work_off(*key)])
-        self._failed.clear()
-        self._worker.ask(keys)
+            return self._told([error for key in keys for error in self._pipeline.work_off(key[0])])
+        self._worker.ask(keys, FORCED)
         return self._worker.wait(keys)
 
     def close(self) -> None:
@@ -140,18 +146,21 @@ class Reflection:
             for error in run(*key):
                 logger.warning("closing: %s; what was to be done is still in the database", error)
 
-    def _work(self, user_id: str, session_id: str, everything: bool) -> list[str]:
-        """One session's work in the background. What failed is left alone for a while, unless a flush asks."""
-        key = (user_id, session_id)
-        if everything:
-            errors = self._pipeline.flush(*key)
-        elif time.monotonic() - self._failed.get(key, -RETRY_SECONDS) < RETRY_SECONDS:
-            return []
-        else:
-            errors = self._pipeline.advance(*key) or self._pipeline.work_off(*key)
-        self._failed.pop(key, None)
+    def _work(self, user_id: str, session_id: str, how: How) -> list[str]:
+        """One session's work in the background. A user that it failed for is left alone for a while, unless forced."""
+        pipeline, forced = self._pipeline, FORCED in how
+        if not forced and time.monotonic() - self._failed.get(user_id, -RETRY_SECONDS) < RETRY_SECONDS:
+            return pipeline.queue_all(user_id, session_id) if EMPTIED in how else []
+        errors: list[str] = []
+        if EMPTIED in how:
+            errors += pipeline.queue_all(user_id, session_id)
+        elif not forced:
+            errors += pipeline.advance(user_id, session_id)
+        if not errors:
+            errors += pipeline.work_off(user_id, if_worth_it=not forced)
+        self._failed.pop(user_id, None)
         if errors:
-            self._failed[key] = time.monotonic()
+            self._failed[user_id] = time.monotonic()
         return self._told(errors)
 
     def _told(self, errors: Sequence[str]) -> list[str]:

@@ -9,43 +9,59 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from enum import Flag, auto
 from threading import Condition, Thread
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
+
+class How(Flag):
+    """How far a session's work is to go."""
+
+    DUE = 0
+    """What is due."""
+    EMPTIED = auto()
+    """Put what its buffers hold into the queue."""
+    FORCED = auto()
+    """Work off its user's queue, however little is in it."""
+
+
+DUE, EMPTIED, FORCED = How.DUE, How.EMPTIED, How.FORCED
+
 CLOSE_SECONDS = 1.0
 """How long ``close`` waits for a call that is under way; what it would have given is asked for again."""
 
 
 class Worker:
-    """Runs ``work(user_id, session_id, everything)`` for sessions, in the background.
+    """Runs ``work(user_id, session_id, how)`` for sessions, in the background.
 
-    Calls for one session follow one another; those for several run side by side. A session that is asked
+    Calls for one user follow one another; those for several run side by side. A session that is asked
     for again while it waits is run once.
 
     Args:
-        work: does what is due for a session, or everything; returns what went wrong, in words.
+        work: does the work on a session; returns what went wrong, in words.
         threads: how many run side by side.
     """
 
-    def __init__(self, work: Callable[[str, str, bool], list[str]], threads: int) -> None:
+    def __init__(self, work: Callable[[str, str, How], list[str]], threads: int) -> None:
         self._work, self._limit = work, threads
-        self._todo: OrderedDict[Key, bool] = OrderedDict()
+        self._todo: OrderedDict[Key, How] = OrderedDict()
         self._busy: set[Key] = set()
         self._errors: dict[Key, list[str]] = {}
         self._changed = Condition()
         self._threads: list[Thread] = []
         self._closing = False
 
-    def ask(self, keys: Iterable[Key], *, everything: bool = False) -> None:
+    def ask(self, keys: Iterable[Key], how: How) -> None:
         """Work on these sessions, soon."""
         with self._changed:
             if self._closing:
                 return
             for key in keys:
-                self._todo[key] = everything or self._todo.get(key, False)
+                self._todo[key] = how | self._todo.get(key, DUE)
+                self._todo.move_to_end(key)
             wanted = min(self._limit, len(self._todo) + len(self._busy))
             while len(self._threads) < wanted:
                 thread = Thread(target=self._run, name="lightmem-worker", daemon=True)
@@ -77,11 +93,11 @@ class Worker:
                 key = self._next()
                 if self._closing or key is None:
                     return
-                everything = self._todo.pop(key)
+                how = self._todo.pop(key)
                 self._busy.add(key)
             errors: list[str] = []
             try:
-                errors = self._work(*key, everything)
+                errors = self._work(*key, how)
             except Exception as error:  # a thread must not die of one session
                 logger.exception("the background work on a session failed")
                 errors = [f"{type(error).__name__}: {error}"]
@@ -94,5 +110,6 @@ class Worker:
                     self._changed.notify_all()
 
     def _next(self) -> Key | None:
-        """The first session that nobody works on."""
-        return next((key for key in self._todo if key not in self._busy), None)
+        """The first session of a user that nobody works for."""
+        users = {user_id for user_id, _ in self._busy}
+        return next((key for key in self._todo if key[0] not in users), None)

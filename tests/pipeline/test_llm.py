@@ -80,6 +80,20 @@ def test_one_call_for_at_least_512_compressed_tokens(served):
         assert len(server.calls) <= after // 512 + 1
 
 
+def test_what_sessions_leave_behind_is_put_together_until_it_is_worth_a_call(served):
+    with LLMServer(note_taker) as server:
+        memory = served(server)
+        for day in range(30):
+            memory.add(talk(8, f"d{day}-"), user_id="ana", session_id=f"day {day}")
+        assert until(lambda: not memory._reflection._worker._todo and not memory._reflection._worker._busy)
+        after = memory.stats()["compression"]["after"]
+        assert 1 <= len(server.calls) <= after // 512
+        memory.flush()
+        after = memory.stats()["compression"]["after"]
+        assert len(server.calls) <= after // 512 + 1
+        assert extracted(memory) == Counter(f"d{day}-{n}" for day in range(30) for n in range(8))
+
+
 def test_add_does_not_wait_for_the_model(served):
     with LLMServer([fault("hang")] * 9) as server:
         memory = served(server, llm_timeout_seconds=30)
@@ -318,7 +332,7 @@ from lightmem_integrations.testing.embedders import HashEmbedder
 from tests.pipeline.test_pipeline import talk
 config = LightMemConfig(llm="openai/tiny", llm_base_url=sys.argv[2], llm_api_key=SecretStr("sk-none"), llm_retries=0)
 memory = LightMem(sys.argv[1], config, embedder=HashEmbedder())
-memory.add(talk(200), user_id="ana")
+memory.add(talk(500), user_id="ana")
 print("added", flush=True)
 memory.flush()
 """
@@ -351,9 +365,9 @@ def test_killed_in_the_middle_of_a_call(tmp_path: Path, monkeypatch):
             with memory._store.writing() as connection:
                 connection.exec_driver_sql("UPDATE segments SET lease_us = 0")
             memory.flush()
-            assert extracted(memory) == Counter(f"m{n}" for n in range(200))
+            assert extracted(memory) == Counter(f"m{n}" for n in range(500))
             sources = Counter(t for e in notes(memory, "fact") for t in e.source_messages)
-            assert sources == Counter(f"m{n}" for n in range(200))
+            assert sources == Counter(f"m{n}" for n in range(500))
             assert memory.doctor().ok
         shown = Counter(turn for call in server.calls for turn in turns_in(call.prompt))
         twice = {turn for turn, times in shown.items() if times > 1}

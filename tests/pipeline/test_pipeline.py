@@ -331,7 +331,7 @@ def test_counters_have_the_names_of_lightmem(demo_memory):
     demo_memory.search("bike", user_id="ana")
     stats = demo_memory.stats()
     assert stats["add_memory_tokens"] == stats["update_tokens"] == stats["summarize_tokens"] == 0
-    assert stats["embedding_tokens"] > 4_000
+    assert stats["embedding_tokens"] > 3_000
     for name in ("add_memory_latency", "retrieve_latency", "embedding_latency"):
         assert set(stats[name]) == {"p50", "p95", "count"}
         assert 0 < stats[name]["p50"] <= stats[name]["p95"]

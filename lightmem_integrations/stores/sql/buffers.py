@@ -23,7 +23,7 @@ from lightmem_integrations.stores.sql import dialect
 from lightmem_integrations.stores.sql import schema as s
 from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, read_turn
 
-_T, _E, _S = s.turns.c, s.entries.c, s.segments.c
+_T, _E, _S, _P = s.turns.c, s.entries.c, s.segments.c, s.passages.c
 
 
 class SqlBuffers:
@@ -35,15 +35,15 @@ class SqlBuffers:
     # ------------------------------------------------------------------ reading turns
     def buffered(self, user_id: str, session_id: str, limit: int) -> list[Turn]:
         """The first turns of the session's sensory buffer, in order."""
-        where = and_(_T.user_id == user_id, _T.session_id == session_id, _T.state == "buffered")
         with self._store.reading() as connection:
-            return [read_turn(row) for row in connection.execute(_TURNS.where(where).order_by(_T.seq).limit(limit))]
+            rows = connection.execute(_BUFFERED, {"user": user_id, "session": session_id, "most": limit})
+            return [read_turn(row) for row in rows]
 
     def before(self, user_id: str, session_id: str, seq: int, n: int) -> list[Turn]:
         """The ``n`` turns of the session before a position, in order."""
-        where = and_(_T.user_id == user_id, _T.session_id == session_id, _T.seq < seq)
         with self._store.reading() as connection:
-            rows = connection.execute(_TURNS.where(where).order_by(_T.seq.desc()).limit(n)).all()
+            where = {"user": user_id, "session": session_id, "head": seq, "most": n}
+            rows = connection.execute(_BEFORE, where).all()
         return [read_turn(row) for row in reversed(rows)]
 
     def turns(self, user_id: str, ids: Sequence[str]) -> dict[str, Turn]:
@@ -51,17 +51,18 @@ class SqlBuffers:
         found: dict[str, Turn] = {}
         with self._store.reading() as connection:
             for chunk in chunks(ids):
-                rows = connection.execute(_TURNS.where(_T.user_id == user_id, _T.id.in_(chunk)))
+                rows = connection.execute(_TURNS, {"user": user_id, "ids": chunk})
                 found.update((row.id, read_turn(row)) for row in rows)
         return found
 
     def compressed(self, user_id: str, ids: Sequence[str]) -> dict[str, str]:
         """The compressed texts of turns, by turn id, where there are any."""
         of_entry = {entry_id(user_id, "turn", [i]): i for i in ids}
-        statement = select(_E.id, _E.compressed).where(_E.user_id == user_id, _E.compressed.is_not(None))
         with self._store.reading() as connection:
             rows = [
-                row for chunk in chunks(list(of_entry)) for row in connection.execute(statement.where(_E.id.in_(chunk)))
+                row
+                for chunk in chunks(list(of_entry))
+                for row in connection.execute(_COMPRESSED, {"user": user_id, "ids": chunk})
             ]
         return {of_entry[row.id]: row.compressed for row in rows}
 
@@ -71,12 +72,10 @@ class SqlBuffers:
         A long turn has the direction of the sum of its passages.
         """
         of_entry = {entry_id(user_id, "turn", [i]): i for i in ids}
-        p = s.passages.c
-        statement = select(p.entry_id, p.vector).where(p.user_id == user_id)
         sums: dict[str, NDArray[np.float32]] = {}
         with self._store.reading() as connection:
             for chunk in chunks(list(of_entry)):
-                for row in connection.execute(statement.where(p.entry_id.in_(chunk)).order_by(p.entry_id, p.n)):
+                for row in connection.execute(_VECTORS, {"user": user_id, "ids": chunk}):
                     vector = np.frombuffer(row.vector, "<f4")
                     sums[row.entry_id] = sums[row.entry_id] + vector if row.entry_id in sums else vector
         return {of_entry[i]: v / max(float(np.linalg.norm(v)), 1e-12) for i, v in sums.items()}
@@ -174,10 +173,8 @@ class SqlBuffers:
         with self._store.writing(relaxed=True) as connection:
             seqs: dict[str, int] = {}
             for chunk in chunks(ids):
-                where = and_(
-                    _T.user_id == user_id, _T.session_id == session_id, _T.id.in_(chunk), _T.state == "buffered"
-                )
-                seqs.update((row.id, row.seq) for row in connection.execute(select(_T.id, _T.seq).where(where)))
+                where = {"user": user_id, "session": session_id, "ids": chunk}
+                seqs.update((row.id, row.seq) for row in connection.execute(_PLACES, where))
             if len(seqs) != len(ids):
                 return False
             now = time.time_ns() // 1000
@@ -226,36 +223,38 @@ class SqlBuffers:
 
     def enqueue(self, user_id: str, session_id: str, at_least: int) -> int:
         """Queue the session's held segments if they have so many tokens together; returns how many."""
-        held = and_(_S.user_id == user_id, _S.session_id == session_id, _S.state == "held")
-        total = select(func.count(), func.coalesce(func.sum(_S.tokens), 0)).where(held)
+        where = {"user": user_id, "session": session_id}
         with self._store.reading() as connection:
-            count, tokens = connection.execute(total).one()
+            count, tokens = connection.execute(_HELD, where).one()
         if not count or tokens < at_least:
             return 0
         with self._store.writing(relaxed=True) as connection:
-            return int(connection.execute(update(s.segments).where(held).values(state="queued")).rowcount)
+            return int(connection.execute(_ENQUEUED, where).rowcount)
 
     # ------------------------------------------------------------------ emptying
     def claim(
-        self, user_id: str, session_id: str, owner: str, lease_seconds: float, limits: tuple[int, int]
+        self, user_id: str, owner: str, lease_seconds: float, limits: tuple[int, int], at_least: int
     ) -> list[QueuedSegment]:
-        """Take the session's first queued segments.
+        """Take the user's first queued segments, of any session, in order.
 
         Args:
-            user_id: whose.
-            session_id: of which session; its segments are worked on in order, by one owner at a time.
+            user_id: whose; their segments are worked on by one owner at a time.
             owner: who takes them.
             lease_seconds: for how long, unless ``renew`` is called; after that, anybody may.
             limits: segments at most, and tokens after which no further one is taken.
+            at_least: take none unless the user's queue has so many tokens.
 
         Returns:
-            none when nothing is queued, or somebody else has some of them.
+            none when not enough is queued, or somebody else has some of them.
         """
         now = time.time_ns() // 1000
-        of_session = and_(_S.user_id == user_id, _S.session_id == session_id, _S.state == "queued")
+        queued = and_(_S.user_id == user_id, _S.state == "queued")
         with self._store.writing(relaxed=True) as connection:
-            rows = connection.execute(select(s.segments).where(of_session).order_by(_S.seq)).all()
-            if any(row.owner not in (None, owner) and (row.lease_us or 0) > now for row in rows):
+            order = (_S.since_us, _S.session_id, _S.seq)
+            rows = connection.execute(select(s.segments).where(queued).order_by(*order)).all()
+            if sum(row.tokens for row in rows) < at_least or any(
+                row.owner not in (None, owner) and (row.lease_us or 0) > now for row in rows
+            ):
                 return []
             taken: list[QueuedSegment] = []
             for row in rows:
@@ -299,8 +298,10 @@ class SqlBuffers:
             out and somebody else took over, or a turn was forgotten.
         """
         with self._store.writing() as connection:
-            owned = select(_S.id).where(_S.user_id == user_id, _S.owner == owner, _S.state == "queued")
-            found = [i for chunk in chunks(ids) for i in connection.execute(owned.where(_S.id.in_(chunk))).scalars()]
+            found: list[str] = []
+            for chunk in chunks(ids):
+                where = {"user": user_id, "taker": owner, "ids": chunk}
+                found += connection.execute(_OWNED, where).scalars()
             if len(found) != len(set(ids)):
                 return None
             rev = self._store.next_version(connection, user_id)
@@ -321,7 +322,7 @@ class SqlBuffers:
                 connection.execute(_EXTRACTED, [{"of_user": user_id, "of_turn": turn} for turn in notes])
                 connection.execute(_NOTED, annotated)
             for chunk in chunks(ids):
-                connection.execute(delete(s.segments).where(_S.user_id == user_id, _S.id.in_(chunk)))
+                connection.execute(_DONE, {"user": user_id, "ids": chunk})
             return made
 
     def fail(self, user_id: str, owner: str, ids: Sequence[str], error: str, *, tries: int) -> None:
@@ -369,7 +370,23 @@ class SqlBuffers:
             return int(connection.execute(statement.returning(s.llm_usage.c.tokens)).scalar_one())
 
 
-_TURNS = select(s.turns)
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_USER, _SESSION, _IDS = bindparam("user"), bindparam("session"), bindparam("ids", expanding=True)
+_OF_SESSION = select(s.turns).where(_T.user_id == _USER, _T.session_id == _SESSION).limit(bindparam("most"))
+_BUFFERED = _OF_SESSION.where(_T.state == "buffered").order_by(_T.seq)
+_BEFORE = _OF_SESSION.where(_T.seq < bindparam("head")).order_by(_T.seq.desc())
+_TURNS = select(s.turns).where(_T.user_id == _USER, _T.id.in_(_IDS))
+_PLACES = select(_T.id, _T.seq).where(
+    _T.user_id == _USER, _T.session_id == _SESSION, _T.id.in_(_IDS), _T.state == "buffered"
+)
+_COMPRESSED = select(_E.id, _E.compressed).where(_E.user_id == _USER, _E.compressed.is_not(None), _E.id.in_(_IDS))
+_VECTORS = select(_P.entry_id, _P.vector).where(_P.user_id == _USER, _P.entry_id.in_(_IDS)).order_by(_P.entry_id, _P.n)
+_IS_HELD = and_(_S.user_id == _USER, _S.session_id == _SESSION, _S.state == "held")
+_HELD = select(func.count(), func.coalesce(func.sum(_S.tokens), 0)).where(_IS_HELD)
+_ENQUEUED = update(s.segments).where(_IS_HELD).values(state="queued")
+_AMONG = and_(_S.user_id == _USER, _S.id.in_(_IDS))
+_OWNED = select(_S.id).where(_AMONG, _S.owner == bindparam("taker"), _S.state == "queued")
+_DONE = delete(s.segments).where(_AMONG)
 _SEGMENTED = (
     update(s.turns)
     .where(_T.user_id == bindparam("of_user"), _T.id == bindparam("of_turn"))
