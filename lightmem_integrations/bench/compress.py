@@ -156,7 +156,8 @@ def run_compress(
         conversations: with questions that name their evidence.
         rates: shares of tokens to keep, 0 < rate ≤ 1.
         methods: functions from a rate to a compressor, by name; None means ``METHODS``.
-        config: of the memory that recall is measured in; None means BM25 without an embedder.
+        config: of the memory that recall is measured in, which makes nothing of turns; None means BM25
+            without an embedder.
         embedder: used instead of the one that the configuration names.
         progress: called with rows done, rows in all and the name of the next one.
 
@@ -168,6 +169,8 @@ def run_compress(
     makers = methods or METHODS
     plan = [(name, make(check_rate(rate)), rate) for name, make in makers.items() for rate in rates]
     config = config or LightMemConfig(embedder="none", strategy="bm25")
+    # Segments and facts would be made of texts that are compressed already, and blur what is compared.
+    config = config.model_copy(update={"memory_manager": "none"})
     rows = []
     for number, (name, compressor, rate) in enumerate([(WHOLE, None, 1.0), *plan]):
         if progress is not None:

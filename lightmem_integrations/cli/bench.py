@@ -108,6 +108,34 @@ def segment(
 
 
 @app.command()
+def cost(
+    files: Files = None,
+    data: Data = None,
+    buffer: Annotated[
+        list[int] | None, typer.Option("--buffer", metavar="N", help="Short-term buffer in tokens (repeat).")
+    ] = None,
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Count what a language model is asked, and what that adds to the time of add. The model is scripted."""
+    from lightmem_integrations.bench.cost import BUFFERS, render_cost, run_cost
+    from lightmem_integrations.config import LightMemConfig
+    from lightmem_integrations.datasets import demo, load
+
+    conversations = load(_paths(files, data)) if files or data else [demo()]
+    config = LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER)
+    with output.progress("configurations") as advance:
+        report = run_cost(
+            conversations,
+            buffer or BUFFERS,
+            config=config,
+            progress=lambda done, total, name: advance(done, total),
+        )
+    _show(report, render_cost, markdown=markdown, as_json=as_json)
+
+
+@app.command()
 def speed(
     sizes: Annotated[
         list[int] | None, typer.Option("--sizes", metavar="N", help="Entries of one user that are searched (repeat).")

@@ -185,10 +185,12 @@ def _runs(text: str) -> list[str]:
     """Runs of one kind of script in a normalised text, in order."""
     if text.isascii():
         return _ASCII_WORD.findall(text)
-    return [run.group() for run in _RUN.finditer(text)]
+    return _RUN.findall(text)
 
 
 def _detect(runs: list[str]) -> str:
+    if "".join(runs).isascii():
+        return _vote(runs)
     letters: Counter[str] = Counter()
     latin: list[str] = []
     for run in runs:
@@ -255,11 +257,11 @@ def terms(text: str, language: str | None = None) -> list[str]:
     language = language or _detect(runs)
     found: list[str] = []
     for run in runs:
-        if _is_paired(run):
+        if run.isascii() or not _is_paired(run):
+            found += _word_terms(run, language)
+        else:
             found += _pairs(run)
             found += _singles(run)
-        else:
-            found += _word_terms(run, language)
     return found
 
 

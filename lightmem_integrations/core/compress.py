@@ -520,24 +520,32 @@ class LexicalCompressor:
 
 def information(text: str, parts: Sequence[Unit]) -> tuple[list[int], list[float]]:
     """WordPiece tokens of each unit, and its self-information a token in nats."""
-    stops = stop_words(detect_language(text[:2_000]))
+    language = detect_language(text[:2_000])
     seen: dict[str, int] = {}
     costs: list[int] = []
     scores: list[float] = []
     for n, part in enumerate(parts, 1):
         key = part.key
-        if _is_unspaced(key[0]):
+        if not key.isascii() and _is_unspaced(key[0]):
             cost, nats = _pair_information(key, seen, n)
         else:
-            cost, nats = (len(key) - 1, _frequent() * (len(key) - 1)) if key[0] == "\0" else _prior(key)
-            if key in stops or _APOSTROPHE.split(key, 1)[0] in stops:  # "it's" is a function word like "it"
-                nats = min(nats, _frequent())
+            cost, nats = _word_information(key, language)
             if count := seen.get(key):
                 nats = -math.log((1 - CACHE_WEIGHT) * math.exp(-nats) + CACHE_WEIGHT * count / n)
             seen[key] = seen.get(key, 0) + 1
         costs.append(cost)
         scores.append(nats / cost if cost else 0.0)
     return costs, scores
+
+
+@lru_cache(maxsize=1 << 16)
+def _word_information(key: str, language: str) -> tuple[int, float]:
+    """Of a word or mark that the text has not used before."""
+    cost, nats = (len(key) - 1, _frequent() * (len(key) - 1)) if key[0] == "\0" else _prior(key)
+    stops = stop_words(language)
+    if key in stops or _APOSTROPHE.split(key, 1)[0] in stops:  # "it's" is a function word like "it"
+        nats = min(nats, _frequent())
+    return cost, nats
 
 
 def _pair_information(key: str, seen: dict[str, int], n: int) -> tuple[int, float]:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -113,8 +113,15 @@ class CorpusStats:
 
         The segment is part of the memory, whether or not the counts have caught up with it.
         """
-        df = max(self.frequencies.get(term, 0), 1)
-        return math.log(1 + (max(self.documents, df) - df + 0.5) / (df + 0.5))
+        if term not in self._idf:
+            df = max(self.frequencies.get(term, 0), 1)
+            self._idf[term] = math.log(1 + (max(self.documents, df) - df + 0.5) / (df + 0.5))
+        return self._idf[term]
+
+    @cached_property
+    def _idf(self) -> dict[str, float]:
+        """Those asked for: the sentences of a segment share most of their words."""
+        return {}
 
     @cached_property
     def highest_idf(self) -> float:
@@ -295,8 +302,6 @@ class _Segment:
         # Whom one talks to is no news: "I agree, Melanie", "Hey Mel".
         self._addressed = {name for name in self._capitals if any(s.startswith(name) for s in self._speakers)}
         self._addressed |= self._speakers
-        self._terms: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
-        self._known: dict[str, float] = {}
 
     @cached_property
     def sentences(self) -> list[_Sentence]:
@@ -306,9 +311,9 @@ class _Segment:
     def _read(self, i: int, turn: SourceTurn, part: _Part) -> _Sentence:
         language, text = self._languages[i], part.text
         times = tuple(EventTime(m.start, m.end, turn.text[slice(*m.span)], m.granularity, turn.id) for m in part.times)
-        words = tuple(pair for word in _WORD.findall(text) for pair in self._pairs(word, language))
+        words = tuple(pair for word in _WORD.findall(text) for pair in _pairs(word, language))
         entities = self._entities(text, language, times, [part.place(m) for m in part.times])
-        telling = sum(map(self._specificity, {term for term, _ in words}))
+        telling = sum(map(self._corpus.specificity, {term for term, _ in words}))
         about = [
             e for e in entities if (e.kind == "name" and e.text not in self._speakers) or e.kind not in ("name", "date")
         ]
@@ -322,22 +327,6 @@ class _Segment:
             acknowledgement=acknowledges(text) or _ACKNOWLEDGEMENT_ZH.match(text) is not None,
         )
         return _Sentence(i, text, language, words, entities, times, importance, is_question, bool(about or times))
-
-    def _specificity(self, term: str) -> float:
-        if term not in self._known:
-            self._known[term] = self._corpus.specificity(term)
-        return self._known[term]
-
-    def _pairs(self, word: str, language: str) -> tuple[tuple[str, str], ...]:
-        """The (term, surface) pairs of a word, or of a run of Han."""
-        key = (word, language)
-        if key not in self._terms:
-            self._terms[key] = tuple(
-                (term, term if _HAN_RUN.match(term) else word)
-                for term in terms(word, language)
-                if len(term) > 1 or not _HAN_RUN.match(term)
-            )
-        return self._terms[key]
 
     def _entities(
         self, text: str, language: str, times: Sequence[EventTime], spans: Sequence[tuple[int, int]]
@@ -354,6 +343,22 @@ class _Segment:
         if self._find_names is not None:
             found += [(max(text.find(e.text), 0), e) for e in self._find_names(text)]
         return _distinct(entity for _, entity in sorted(found, key=lambda pair: pair[0]) if entity.text)
+
+
+def _pairs(word: str, language: str) -> Iterable[tuple[str, str]]:
+    """The (term, surface) pairs of a word, or of a run of Han."""
+    if word.isascii():
+        return _word_pairs(word, language)
+    return [
+        (term, term if _HAN_RUN.match(term) else word)
+        for term in terms(word, language)
+        if len(term) > 1 or not _HAN_RUN.match(term)
+    ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _word_pairs(word: str, language: str) -> tuple[tuple[str, str], ...]:
+    return tuple((term, word) for term in terms(word, language))
 
 
 @dataclass(frozen=True, slots=True)
@@ -595,28 +600,27 @@ def _class_weights(found: Sequence[_Sentence], corpus: CorpusStats) -> dict[str,
 
 def _keywords(found: Sequence[_Sentence], weights: Mapping[str, float], corpus: CorpusStats) -> tuple[str, ...]:
     """The heaviest words and repeated two-word phrases, as they are written; no word twice."""
-    surfaces: dict[str, Counter[str]] = {}
+    surfaces: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for (term, surface), n in Counter(word for sentence in found for word in sentence.words).items():
+        surfaces[term][surface] = n
+    counts = {term: sum(spellings.values()) for term, spellings in surfaces.items()}
+    total = sum(counts.values())
     phrases = Counter[tuple[str, str]]()
     written: dict[tuple[str, str], str] = {}
-    counts = Counter[str]()
     for sentence in found:
-        counts.update(sentence.counts)
-        for term, surface in sentence.words:
-            surfaces.setdefault(term, Counter())[surface] += 1
         for (a, first), (b, second) in pairwise(sentence.words):
-            phrase = f"{first} {second}"
-            if a != b and phrase in sentence.text:
+            if counts[a] > 1 and counts[b] > 1 and a != b and (phrase := f"{first} {second}") in sentence.text:
                 phrases[a, b] += 1
                 written.setdefault((a, b), phrase)
     candidates: list[tuple[float, str, tuple[str, ...]]]
     candidates = [(weight, _written(surfaces[term]), (term,)) for term, weight in weights.items() if _is_word(term)]
     candidates = [c for c in candidates if c[1].lower() not in _NOT_NAMES]
     candidates += [
-        (n * (corpus.idf(a) + corpus.idf(b)) / sum(counts.values()), written[a, b], (a, b))
+        (n * (corpus.idf(a) + corpus.idf(b)) / total, written[a, b], (a, b))
         for (a, b), n in phrases.items()
         if n > 1 and 2 * n > max(counts[a], counts[b])
     ]
-    candidates += _han_phrases(found, corpus, sum(counts.values()))
+    candidates += _han_phrases(found, corpus, total)
     return _chosen(candidates)
 
 
@@ -638,7 +642,7 @@ def _is_word(term: str) -> bool:
     return len(term) > 1 and not term.isdigit() and not _HAN_RUN.match(term)
 
 
-def _written(surfaces: Counter[str]) -> str:
+def _written(surfaces: Mapping[str, int]) -> str:
     """The most frequent spelling, without a possessive ending; of equals the first in the alphabet."""
     best = min(surfaces, key=lambda s: (-surfaces[s], s))
     return _without_possessive(best)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from lightmem_integrations.core.ports import ClosedSegment, NewEntry, QueuedSegment, TurnNote, Waiting
 from lightmem_integrations.core.times import from_us, to_us
@@ -371,7 +371,9 @@ class SqlBuffers:
 
 
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
-_USER, _SESSION, _IDS = bindparam("user"), bindparam("session"), bindparam("ids", expanding=True)
+_USER: BindParameter[str] = bindparam("user")
+_SESSION: BindParameter[str] = bindparam("session")
+_IDS: BindParameter[str] = bindparam("ids", expanding=True)
 _OF_SESSION = select(s.turns).where(_T.user_id == _USER, _T.session_id == _SESSION).limit(bindparam("most"))
 _BUFFERED = _OF_SESSION.where(_T.state == "buffered").order_by(_T.seq)
 _BEFORE = _OF_SESSION.where(_T.seq < bindparam("head")).order_by(_T.seq.desc())
