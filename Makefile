@@ -1,7 +1,7 @@
 PY = python3
 VENV = .venv
 DATA =
-EXTRAS = offline,multilingual,openai,tiktoken,yaml,langchain-classic,agents,dev,docs
+EXTRAS = offline,multilingual,openai,tiktoken,yaml,langchain-classic,agents,llama-index,dev,docs
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,3 +26,25 @@ def _outside_the_work_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture
+def closed_chat_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the connections of LlamaIndex's chat stores, which never do it."""
+    if find_spec("aiosqlite") is None:
+        yield
+        return
+    import aiosqlite
+
+    connect, opened = aiosqlite.connect, []
+
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(aiosqlite, "connect", remembered)
+    yield
+    for connection in opened:
+        connection.stop()
+        if connection._thread.ident is not None:
+            connection._thread.join(10)
