@@ -313,7 +313,7 @@ class _Segment:
         times = tuple(EventTime(m.start, m.end, turn.text[slice(*m.span)], m.granularity, turn.id) for m in part.times)
         words = tuple(pair for word in _WORD.findall(text) for pair in _pairs(word, language))
         entities = self._entities(text, language, times, [part.place(m) for m in part.times])
-        telling = sum(map(self._corpus.specificity, {term for term, _ in words}))
+        telling = sum(map(self._corpus.specificity, dict(words)))
         about = [
             e for e in entities if (e.kind == "name" and e.text not in self._speakers) or e.kind not in ("name", "date")
         ]

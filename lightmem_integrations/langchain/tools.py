@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
@@ -12,14 +10,14 @@ from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field, create_model
 
 from lightmem_integrations._adapters import (
+    FORGET_MEMORY,
+    SAVE_MEMORY,
+    SEARCH_MEMORY,
     Flow,
     OnError,
+    Toolbox,
+    ToolText,
     arun,
-    call,
-    entries_behind,
-    failing_open,
-    recall,
-    record,
     run,
 )
 from lightmem_integrations.core.types import Scope
@@ -27,7 +25,6 @@ from lightmem_integrations.memory import LightMem
 
 __all__ = ["lightmem_tools"]
 
-_DOWN = "Memory is not available right now."
 UserId: TypeAlias = str | Callable[[RunnableConfig], str]
 
 
@@ -59,94 +56,27 @@ def lightmem_tools(
     Raises:
         UsageError: ``user_id`` cannot be one; from the function, when a tool is called.
     """
-    memory = _Memory(lightmem, user_id, session_id, max_tokens, k, on_error)
+    box = Toolbox(lightmem, session_id, max_tokens, k, on_error)
     if not callable(user_id):
         Scope(user_id, session_id)
-    search, save, forgetting = (
-        StructuredTool.from_function(
-            *memory.driven(flow), name=name, description=description, args_schema=_schema(name, argument, meaning)
-        )
-        for flow, name, description, argument, meaning in (
-            (
-                memory.search,
-                "search_memory",
-                "Search what this user said in earlier conversations.",
-                "query",
-                "a full question",
-            ),
-            (
-                memory.save,
-                "save_memory",
-                "Remember something about this user for later conversations.",
-                "text",
-                "one full sentence that can be understood by itself",
-            ),
-            (
-                memory.forget,
-                "forget_memory",
-                "Forget one memory of this user for good, when the user asks for it.",
-                "line",
-                "a line that search_memory showed, quoted exactly, from the dash on",
-            ),
-        )
-    )
-    return [search, save, forgetting] if forget else [search, save]
+    made = [(box.search, SEARCH_MEMORY), (box.save, SAVE_MEMORY), (box.forget, FORGET_MEMORY)]
+    return [_tool(lightmem, user_id, flow, told) for flow, told in (made if forget else made[:2])]
 
 
-@dataclass(frozen=True)
-class _Memory:
-    lightmem: LightMem
-    user_id: UserId
-    session_id: str | None
-    max_tokens: int
-    k: int
-    on_error: OnError
+def _tool(lightmem: LightMem, user_id: UserId, flow: Callable[[str, str], Flow[str]], told: ToolText) -> BaseTool:
+    """A flow of user and argument as a tool; LangChain fills in the config, which may say who the user is."""
 
-    def driven(self, flow: Callable[[str, str], Flow[str]]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """A flow of user and argument as a sync and an async function, whose config LangChain fills in."""
+    def whose(config: RunnableConfig) -> str:
+        return user_id(config) if callable(user_id) else user_id
 
-        def whose(config: RunnableConfig) -> str:
-            return self.user_id(config) if callable(self.user_id) else self.user_id
+    def sync(config: RunnableConfig, **given: str) -> str:
+        (argument,) = given.values()
+        return run(lightmem, flow(whose(config), argument))
 
-        def sync(config: RunnableConfig, **given: str) -> str:
-            (argument,) = given.values()
-            return run(self.lightmem, flow(whose(config), argument))
+    async def native(config: RunnableConfig, **given: str) -> str:
+        (argument,) = given.values()
+        return await arun(lightmem, flow(whose(config), argument))
 
-        async def native(config: RunnableConfig, **given: str) -> str:
-            (argument,) = given.values()
-            return await arun(self.lightmem, flow(whose(config), argument))
-
-        return sync, native
-
-    def search(self, user_id: str, query: str) -> Flow[str]:
-        found = recall(self.lightmem, query, user_id=user_id, max_tokens=self.max_tokens, k=self.k, on_error="raise")
-        context = yield from failing_open(self.lightmem, found, default=None, on_error=self.on_error)
-        return _DOWN if context is None else context.text or "Nothing is remembered about that."
-
-    def save(self, user_id: str, text: str) -> Flow[str]:
-        # The text makes the id, so that saying it twice stores it once.
-        digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
-        note = {"role": "assistant", "content": text, "id": f"note-{digest}", "metadata": {"tool": "save_memory"}}
-        saved = yield from record(
-            self.lightmem, [note], user_id=user_id, session_id=self.session_id, on_error=self.on_error
-        )
-        return "Saved." if saved else _DOWN
-
-    def forget(self, user_id: str, line: str) -> Flow[str]:
-        forgotten = self._forgotten(user_id, line)
-        ids = yield from failing_open(self.lightmem, forgotten, default=None, on_error=self.on_error)
-        if ids is None:
-            return _DOWN
-        return "Forgotten." if ids else "No memory reads like that. Quote a whole line that search_memory showed."
-
-    def _forgotten(self, user_id: str, line: str) -> Flow[list[str]]:
-        entries = yield from entries_behind(line, user_id=user_id)
-        ids = [entry.id for entry in entries]
-        if ids:
-            yield from call("forget", user_id=user_id, ids=ids)
-        return ids
-
-
-def _schema(name: str, argument: str, meaning: str) -> type[BaseModel]:
-    fields: dict[str, Any] = {argument: (str, Field(description=meaning))}
-    return create_model(name, **fields)
+    fields: dict[str, Any] = {told.argument: (str, Field(description=told.meaning))}
+    schema: type[BaseModel] = create_model(told.name, **fields)
+    return StructuredTool.from_function(sync, native, name=told.name, description=told.description, args_schema=schema)
