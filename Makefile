@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-langchain-oldest test-langchain-03 test-sentence-transformers test-llmlingua check format docs bench clean
+.PHONY: help demo test test-slow test-langchain-oldest test-langchain-03 test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
@@ -37,6 +37,13 @@ test-langchain-03:  ## memory and retriever on LangChain 0.3
 	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster \
 	    'langchain-core<1' 'langchain<1' 'langchain-tests<1'
 	@$(OLDEST)/bin/python -m pytest tests/langchain --ignore-glob '*test_middleware*' --ignore-glob '*test_store*'
+
+test-llama-index-oldest: OLDEST = $(VENV)-llama-index-oldest
+test-llama-index-oldest:  ## the LlamaIndex adapters on the oldest llama-index-core that they support
+	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis llama-index-core==0.13.0
+	@$(OLDEST)/bin/python -m pytest tests/llama_index -W "ignore:The 'validate_default' attribute:UserWarning" \
+	    -W "ignore:ServiceManager is deprecated:DeprecationWarning"
 
 test-sentence-transformers: $(VENV)/.ready-torch  ## compare with the original model on PyTorch (large download)
 	@$(BIN)/python -m pytest -m sentence_transformers
