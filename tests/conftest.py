@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +49,43 @@ def closed_chat_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connection.stop()
         if connection._thread.ident is not None:
             connection._thread.join(10)
+
+
+# ------------------------------------------------------------------------------ what the adapters' tests share
+HOSTILE_IDS = [
+    "ana'; DROP TABLE turns; --",
+    "ana\u202e",
+    "ana%",
+    "an_",
+    "*",
+    "ANA",
+    "ana ",
+    "ａｎａ",
+    "ana\u0301",
+    '{"user_id": "ana"}',
+    "../ana",
+    "default",
+    "None",
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database that is not there yet."""
+    return tmp_path / "memory.db"
+
+
+@pytest.fixture
+def impatient(path: Path) -> Iterator[Any]:
+    """An engine over a file that gives up soon when somebody else has locked it."""
+    from lightmem_integrations import LightMem, LightMemConfig
+    from lightmem_integrations.testing import HashEmbedder
+
+    with LightMem(path, LightMemConfig(busy_timeout_seconds=0.05), embedder=HashEmbedder()) as memory:
+        yield memory
+
+
+@pytest.fixture(params=HOSTILE_IDS)
+def hostile_id(request: pytest.FixtureRequest) -> str:
+    """The id of somebody who is not ``ana``."""
+    return str(request.param)

@@ -109,7 +109,9 @@ def doctor(
     user: Annotated[
         str | None, typer.Option("--user", "-u", metavar="ID", help="Count what is pending of this user alone.")
     ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Encode what is pending or lacks its vectors.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode what is pending or lacks its vectors, and retry what is parked.")
+    ] = False,
     embedder: o.Embedder = None,
     as_json: o.Json = False,
 ) -> None:

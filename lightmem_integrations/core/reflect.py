@@ -150,7 +150,7 @@ class Reflection:
         """One session's work in the background. A user that it failed for is left alone for a while, unless forced."""
         pipeline, forced = self._pipeline, FORCED in how
         if not forced and time.monotonic() - self._failed.get(user_id, -RETRY_SECONDS) < RETRY_SECONDS:
-            return pipeline.queue_all(user_id, session_id) if EMPTIED in how else []
+            return self._told(pipeline.queue_all(user_id, session_id)) if EMPTIED in how else []
         errors: list[str] = []
         if EMPTIED in how:
             errors += pipeline.queue_all(user_id, session_id)

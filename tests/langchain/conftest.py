@@ -4,56 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightmem_integrations import LightMem, LightMemConfig
+from lightmem_integrations import LightMem
 from lightmem_integrations.testing import HashEmbedder
 
 if find_spec("langchain_core") is None:
     collect_ignore_glob = ["test_*.py"]
-
-HOSTILE_IDS = [
-    "ana'; DROP TABLE turns; --",
-    "ana\u202e",
-    "ana%",
-    "an_",
-    "*",
-    "ANA",
-    "ana ",
-    "ａｎａ",
-    "ana\u0301",
-    '{"user_id": "ana"}',
-    "../ana",
-    "default",
-    "None",
-]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "memory.db"
 
 
 @pytest.fixture
 def lightmem() -> Iterator[LightMem]:
     with LightMem(":memory:", embedder=HashEmbedder()) as memory:
         yield memory
-
-
-@pytest.fixture
-def impatient(path: Path) -> Iterator[LightMem]:
-    """An engine over a file that gives up soon when somebody else has locked it."""
-    with LightMem(path, LightMemConfig(busy_timeout_seconds=0.05), embedder=HashEmbedder()) as memory:
-        yield memory
-
-
-@pytest.fixture(params=HOSTILE_IDS)
-def hostile_id(request: pytest.FixtureRequest) -> str:
-    """The id of somebody who is not ``ana``."""
-    return str(request.param)
 
 
 @pytest.fixture

@@ -89,23 +89,6 @@ else:
             return [ToolSelection(tool_id=c["id"], tool_name=c["name"], tool_kwargs=c["arguments"]) for c in calls]
 
 
-HOSTILE_IDS = [
-    "ana'; DROP TABLE turns; --",
-    "ana\u202e",
-    "ana%",
-    "an_",
-    "*",
-    "ANA",
-    "ana ",
-    "ａｎａ",
-    "ana\u0301",
-    '{"user_id": "ana"}',
-    "../ana",
-    "default",
-    "None",
-]
-
-
 @pytest.fixture(autouse=True)
 def _no_chat_store_left_open(closed_chat_stores: None) -> None:
     """For every test of this folder."""
@@ -118,27 +101,9 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "memory.db"
-
-
-@pytest.fixture
 def lightmem(path: Path, embedder: Embedder) -> Iterator[LightMem]:
     with LightMem(path, embedder=embedder) as memory:
         yield memory
-
-
-@pytest.fixture
-def impatient(path: Path) -> Iterator[LightMem]:
-    """An engine over a file that gives up soon when somebody else has locked it."""
-    with LightMem(path, LightMemConfig(busy_timeout_seconds=0.05), embedder=HashEmbedder()) as memory:
-        yield memory
-
-
-@pytest.fixture(params=HOSTILE_IDS)
-def hostile_id(request: pytest.FixtureRequest) -> str:
-    """The id of somebody who is not ``ana``."""
-    return str(request.param)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from lightmem_integrations.core.types import MemoryEntry, Scope
 from lightmem_integrations.errors import UsageError
 from lightmem_integrations.stores.sql import dialect
 from lightmem_integrations.stores.sql import schema as s
-from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, read_entry
+from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, entry_row, read_entry
 
 _E, _P, _Q, _J = s.entries.c, s.passages.c, s.update_queue.c, s.journal.c
 
@@ -207,33 +207,8 @@ class SqlConsolidation:
         actor: str,
     ) -> None:
         """Store a new entry, which expires with the first of its turns."""
-        start, end = entry.event_time or (None, None)
-        values = {
-            **values,
-            "user_id": user_id,
-            "id": new,
-            "session_id": entry.session_id,
-            "seq": entry.seq,
-            "kind": entry.kind,
-            "memory": entry.text,
-            "summary": entry.summary,
-            "role": entry.role,
-            "speaker": entry.speaker,
-            "timestamp": entry.timestamp.isoformat(),
-            "timestamp_us": to_us(entry.timestamp),
-            "session_time": entry.session_time.isoformat(),
-            "tokens": entry.tokens,
-            "language": entry.language,
-            "importance": entry.importance,
-            "topic_id": entry.topic_id,
-            "event_start_us": None if start is None else to_us(start),
-            "event_end_us": None if end is None else to_us(end),
-            "expires_at_us": self._first_expiry(connection, user_id, entry.sources),
-            "version": 1,
-            "sources": list(entry.sources),
-            "metadata": dict(entry.metadata),
-            "by_words": entry.by_words,
-        }
+        expires = self._first_expiry(connection, user_id, entry.sources)
+        values = {**values, **entry_row(user_id, new, entry), "expires_at_us": expires}
         connection.execute(insert(s.entries).values(values))
         if not entry.by_words:
             connection.execute(insert(s.index_outbox).values(user_id=user_id, entry_id=new, attempts=0))

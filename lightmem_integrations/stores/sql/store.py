@@ -44,6 +44,35 @@ def entry_id(user_id: str, kind: str, sources: Sequence[str], content: str = "")
     return str(uuid.uuid5(_ENTRY_NAMESPACE, digest))
 
 
+def entry_row(user_id: str, made: str, entry: NewEntry) -> dict[str, Any]:
+    """A row of ``entries`` for a new entry with this id, but for ``rev`` and the times of validity and expiry."""
+    start, end = entry.event_time or (None, None)
+    return {
+        "user_id": user_id,
+        "id": made,
+        "session_id": entry.session_id,
+        "seq": entry.seq,
+        "kind": entry.kind,
+        "memory": entry.text,
+        "summary": entry.summary,
+        "role": entry.role,
+        "speaker": entry.speaker,
+        "timestamp": entry.timestamp.isoformat(),
+        "timestamp_us": to_us(entry.timestamp),
+        "session_time": entry.session_time.isoformat(),
+        "tokens": entry.tokens,
+        "language": entry.language,
+        "importance": entry.importance,
+        "topic_id": entry.topic_id,
+        "event_start_us": _us(start),
+        "event_end_us": _us(end),
+        "version": 1,
+        "sources": list(entry.sources),
+        "metadata": dict(entry.metadata),
+        "by_words": entry.by_words,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What an index has yet to learn of a user, to be read in order, in parts.
@@ -282,34 +311,12 @@ class SqlStore:
         expiry = self._expiry(connection, user_id, [t for e in fresh.values() for t in e.sources])
         rows, journal_rows, outbox_rows = [], [], []
         for made, e in fresh.items():
-            start, end = e.event_time or (None, None)
             rows.append(
-                {
-                    "user_id": user_id,
-                    "id": made,
+                entry_row(user_id, made, e)
+                | {
                     "rev": rev,
-                    "session_id": e.session_id,
-                    "seq": e.seq,
-                    "kind": e.kind,
-                    "memory": e.text,
-                    "summary": e.summary,
-                    "role": e.role,
-                    "speaker": e.speaker,
-                    "timestamp": e.timestamp.isoformat(),
-                    "timestamp_us": to_us(e.timestamp),
-                    "session_time": e.session_time.isoformat(),
-                    "tokens": e.tokens,
-                    "language": e.language,
-                    "importance": e.importance,
-                    "topic_id": e.topic_id,
-                    "event_start_us": _us(start),
-                    "event_end_us": _us(end),
                     "valid_from_us": to_us(e.timestamp),
                     "expires_at_us": min((expiry[t] for t in e.sources if t in expiry), default=None),
-                    "version": 1,
-                    "sources": list(e.sources),
-                    "metadata": dict(e.metadata),
-                    "by_words": e.by_words,
                 }
             )
             journal_rows.append(
