@@ -36,7 +36,7 @@ class _Job:
 
     def __init__(self) -> None:
         self.finished = Event()
-        self.again = False
+        self.again = True
         self.hung = False
         self.steps = 0
         self.encoded = 0
@@ -154,20 +154,25 @@ class Indexer:
 
     def _run(self, user_id: str, job: _Job) -> None:
         try:
-            while True:
-                job.error = None
-                self._encode_all(user_id, job)
-                with self._lock:
-                    if not job.again or self._closing:
-                        del self._jobs[user_id]
-                        return
-                    job.again = False
-        except LightMemError as error:  # the database refused; the outbox still has the rest
-            job.error = error
-            with self._lock:
-                self._jobs.pop(user_id, None)
+            while self._goes_on(user_id, job):
+                job.again, job.error = False, None
+                try:
+                    self._encode_all(user_id, job)
+                except LightMemError as error:  # the database refused; the outbox still has the rest
+                    job.error = error
         finally:
+            with self._lock:
+                if self._jobs.get(user_id) is job:
+                    del self._jobs[user_id]
             job.finished.set()
+
+    def _goes_on(self, user_id: str, job: _Job) -> bool:
+        """Somebody asked since the last round began, whatever became of that; else the job is over."""
+        with self._lock:
+            if job.again and not self._closing:
+                return True
+            del self._jobs[user_id]
+            return False
 
     # ------------------------------------------------------------------ encoding
     def _encode_all(self, user_id: str, job: _Job) -> None:

@@ -16,15 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 
 import pytest
 from sqlalchemy import event
 
 from lightmem_integrations import LightMem, LightMemConfig
+from lightmem_integrations.core.types import Encoding
 from lightmem_integrations.errors import (
     CorruptDataError,
     LightMemError,
@@ -156,6 +158,40 @@ def test_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest(tmp_path, no_r
         acknowledged.append("m9999")
         assert ids(memory) == sorted(acknowledged)
         assert_sound(path, acknowledged)
+
+
+def test_who_asks_while_a_failing_encoding_goes_on_gets_another_round(tmp_path):
+    with LightMem(tmp_path / "memory.db", embedder=SlowEmbedder()) as memory:
+        embedder, refused = memory._embedder, []
+
+        def refuse_once(conn: object, cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("INSERT INTO passages") and not refused:
+                refused.append(statement)
+                raise sqlite3.OperationalError("database or disk is full")
+
+        event.listen(memory._store._engine, "before_cursor_execute", refuse_once)
+        with ThreadPoolExecutor() as threads:
+            first = threads.submit(memory.add, message(1), user_id=USER)
+            assert embedder.begun.wait(10)
+            second = threads.submit(memory.add, message(2), user_id=USER)
+            while not memory._indexer._jobs[USER].again:
+                time.sleep(0.001)
+            embedder.may_go_on.set()
+            assert (first.result().pending, second.result().pending) == (0, 0)
+        assert refused
+
+
+class SlowEmbedder(HashEmbedder):
+    """Waits in the middle of its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_go_on = Event(), Event()
+
+    def encode(self, texts: Sequence[str], *, query: bool = False) -> list[Encoding]:
+        self.begun.set()
+        assert self.may_go_on.wait(10)
+        return super().encode(texts, query=query)
 
 
 # ---------------------------------------------------------------------- no right
