@@ -1,7 +1,7 @@
 PY = python3
 VENV = .venv
 DATA =
-EXTRAS = offline,multilingual,openai,tiktoken,yaml,langchain-classic,agents,llama-index,dev,docs
+EXTRAS = offline,multilingual,openai,tiktoken,yaml,langchain-classic,agents,llama-index,qdrant,postgres,dev,docs
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -9,10 +9,10 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-langchain-oldest test-langchain-03 test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
+.PHONY: help demo test test-slow test-langchain test-langchain-oldest test-langchain-03 test-extras test-llama-index test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
 
 demo: $(VENV)/.ready-demo  ## a conversation goes in, its answers come out (sets itself up)
 	@$(BIN)/lightmem demo
@@ -23,26 +23,30 @@ test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key 
 test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow
 
-test-langchain-oldest: OLDEST = $(VENV)-langchain-oldest
+# One set of versions each, in an environment of its own. langgraph-prebuilt's later releases do not fit langgraph 1.0.
+test-langchain: PACKAGES = -c constraints.txt langchain langchain-classic langchain-tests langmem langchain-anthropic
+test-langchain:  ## the LangChain adapters on the newest versions, with langmem and langchain-anthropic
+test-langchain-oldest: PACKAGES = langchain==1.1.0 langchain-core==1.1.0 langchain-classic==1.0.0 langchain-tests==1.0.0 \
+    langgraph==1.0.5 langgraph-prebuilt==1.0.5 langgraph-checkpoint==3.0.1
 test-langchain-oldest:  ## the LangChain adapters on the oldest LangChain 1.x that they support
-	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster \
-	    langchain-core==1.0.0 langchain-classic==1.0.0 langchain-tests==1.0.0
-	@$(OLDEST)/bin/python -m pytest tests/langchain -W ignore::PendingDeprecationWarning \
-	    --ignore-glob '*test_middleware*' --ignore-glob '*test_store*'
+test-langchain-03: PACKAGES = langchain==0.3.27 langchain-core==0.3.80 'langchain-tests<1'
+test-langchain-03:  ## memory, retriever and tools on LangChain 0.3
+test-langchain test-langchain-oldest test-langchain-03:
+	@$(PY) -m venv $(VENV)-$@ && $(VENV)-$@/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster $(PACKAGES)
+	@$(VENV)-$@/bin/python -m pytest tests/langchain -W ignore::PendingDeprecationWarning
 
-test-langchain-03: OLDEST = $(VENV)-langchain-03
-test-langchain-03:  ## memory and retriever on LangChain 0.3
-	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster \
-	    'langchain-core<1' 'langchain<1' 'langchain-tests<1'
-	@$(OLDEST)/bin/python -m pytest tests/langchain --ignore-glob '*test_middleware*' --ignore-glob '*test_store*'
+test-extras: $(VENV)/.ready-dev  ## each extra alone, from the wheel, in an environment of its own (needs the package index)
+	@$(BIN)/python -m pytest -m extras tests/test_extras.py
 
-test-llama-index-oldest: OLDEST = $(VENV)-llama-index-oldest
+test-llama-index: PACKAGES = -c constraints.txt llama-index-core
+test-llama-index:  ## the LlamaIndex adapters on the newest llama-index-core
+test-llama-index-oldest: PACKAGES = llama-index-core==0.13.0
 test-llama-index-oldest:  ## the LlamaIndex adapters on the oldest llama-index-core that they support
-	@$(PY) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis llama-index-core==0.13.0
-	@$(OLDEST)/bin/python -m pytest tests/llama_index -W "ignore:The 'validate_default' attribute:UserWarning" \
+test-llama-index test-llama-index-oldest:
+	@$(PY) -m venv $(VENV)-$@ && $(VENV)-$@/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -e '.[offline]' pytest pytest-asyncio pytest-socket hypothesis blockbuster $(PACKAGES)
+	@$(VENV)-$@/bin/python -m pytest tests/llama_index -W "ignore:The 'validate_default' attribute:UserWarning" \
 	    -W "ignore:ServiceManager is deprecated:DeprecationWarning"
 
 test-sentence-transformers: $(VENV)/.ready-torch  ## compare with the original model on PyTorch (large download)

