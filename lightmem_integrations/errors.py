@@ -15,6 +15,7 @@
         ├── StorageBusyError   another process held the lock for longer than the busy timeout
         ├── CorruptDataError   the file is damaged or is not a LightMem database
         ├── SchemaVersionError the database was made by a newer release
+        ├── IndexUnavailableError  the index server cannot be reached; what was written is safe
         ├── EmbedderMismatchError  the database was indexed with another model or analyzer
         └── ClosedError        the memory was used after ``close()``
 
@@ -29,6 +30,7 @@ __all__ = [
     "CorruptDataError",
     "EmbedderError",
     "EmbedderMismatchError",
+    "IndexUnavailableError",
     "LLMError",
     "LLMQuotaError",
     "LLMResponseError",
@@ -99,7 +101,7 @@ class StorageError(LightMemError):
 
 
 class StorageBusyError(StorageError):
-    """Another connection held the write lock for longer than the busy timeout."""
+    """Somebody else held a lock for longer than the busy timeout, or a server had no connection left."""
 
 
 class CorruptDataError(StorageError):
@@ -108,6 +110,10 @@ class CorruptDataError(StorageError):
 
 class SchemaVersionError(StorageError):
     """The database was made by a newer release than this one."""
+
+
+class IndexUnavailableError(StorageError):
+    """The index server cannot be reached, or has no room; what was written is safe and is indexed later."""
 
 
 class EmbedderMismatchError(StorageError):

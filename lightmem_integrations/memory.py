@@ -10,12 +10,14 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from lightmem_integrations.build import build_llm, build_manager, build_pipeline
+from lightmem_integrations.build import build_index, build_llm, build_manager, build_pipeline
+from lightmem_integrations.bulk import AHEAD, BulkResult, bulk_load, encoders
 from lightmem_integrations.config import LightMemConfig
 from lightmem_integrations.core.analyze import ANALYZER_VERSION, terms
 from lightmem_integrations.core.consolidate import Consolidator, Retention
@@ -59,16 +61,24 @@ from lightmem_integrations.errors import (
     CorruptDataError,
     EmbedderError,
     EmbedderMismatchError,
+    IndexUnavailableError,
     LightMemError,
     LLMError,
     UsageError,
 )
 from lightmem_integrations.models.embed import make_embedder
-from lightmem_integrations.stores.exact import ExactIndex
+from lightmem_integrations.models.embed.onnx import usable_cores
+from lightmem_integrations.stores.qdrant.index import QdrantIndex
+from lightmem_integrations.stores.qdrant.projection import Projection
+from lightmem_integrations.stores.sql.backlog import SqlBacklog
 from lightmem_integrations.stores.sql.buffers import SqlBuffers
 from lightmem_integrations.stores.sql.consolidation import SqlConsolidation
+from lightmem_integrations.stores.sql.copying import check_whole
+from lightmem_integrations.stores.sql.loading import SqlLoader
+from lightmem_integrations.stores.sql.outbox import SqlOutbox
 from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.transfer import read_export, write_export
+from lightmem_integrations.work import Round, Work
 
 __all__ = ["LightMem", "ScopedMemory"]
 
@@ -105,7 +115,8 @@ class LightMem:
 
     Raises:
         StorageError: the database cannot be opened; the subclasses tell why.
-        EmbedderMismatchError: it was indexed with another embedder; nothing was changed.
+        EmbedderMismatchError: it was indexed with another embedder; nothing was changed. Or what Qdrant
+            has under this name was made for something else.
 
     Example:
         >>> from lightmem_integrations import LightMem, LightMemConfig
@@ -128,6 +139,7 @@ class LightMem:
         self._setup(path_or_url, config or LightMemConfig(), embedder, llm, compressor, attention)
         try:
             self._check_identity()
+            self._index.open()
         except BaseException:
             self.close()
             raise
@@ -149,10 +161,14 @@ class LightMem:
         if config.logging is not None:
             logging.getLogger("lightmem_integrations").setLevel(config.logging)
         self._counters = Counters()
-        self._embedder = _vectors(config, embedder)
+        self._embedder, self._is_given = _vectors(config, embedder), embedder is not None
         self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
-        make_index = _INDEXES[config.embedding_retriever, config.context_retriever]
-        self._index = make_index(self._store, config.index_cache_mb << 20, config.conversation_gap_hours)
+        try:
+            check_whole(self._store)
+            self._index = build_index(config, self._store, self._identity(), self._dim)
+        except BaseException:
+            self._store.close()
+            raise
         self._indexer = (
             None
             if self._embedder is None
@@ -193,7 +209,7 @@ class LightMem:
         self._reflection: Reflection | None = None
         if manager is not None:
             self._reflection = self._reflect(manager, compressor, attention)
-        self._ingest = Ingest(self._store, self._embedder, self._indexer, self._reflection)
+        self._ingest = Ingest(self._store, self._index, self._embedder, self._indexer, self._reflection)
 
     def _reflect(self, manager: Manager, compressor: Compressor | None, attention: Attention | None) -> Reflection:
         pipeline = build_pipeline(
@@ -258,6 +274,7 @@ class LightMem:
 
         Raises:
             EmbedderError: some could not be encoded; they stay pending.
+            IndexUnavailableError: the index outside of the database could not be told; the next flush tells it.
             LLMError: some segments got no answer; they stay in the queue.
         """
         if user_id is not None or session_id is not None:
@@ -271,7 +288,102 @@ class LightMem:
                     f"{'; '.join(errors)}. Nothing is lost: the next flush tries again, and doctor tells what waits"
                 )
             encoded += self._drain(user_id)
+        if told := self._index.flush(user_id):
+            raise IndexUnavailableError("; ".join(told))
         return encoded
+
+    def work(
+        self,
+        stop: Event | None = None,
+        *,
+        once: bool = False,
+        interval: float = 1.0,
+        on_round: Callable[[Round], None] = lambda done: None,
+    ) -> Round:
+        """Work off what waits of everybody: entries to encode, segments to extract, facts to compare, an index to tell.
+
+        Any number of threads, processes and hosts may do so at a time. What ``add`` does by itself it goes
+        on doing: a worker takes up what was left.
+
+        Args:
+            stop: once it is set, what is under way is finished, and the call returns. None: never.
+            once: return when nothing is left that can be done.
+            interval: seconds between two looks at an empty queue, above 0.
+            on_round: told of every round, from this thread.
+
+        Returns:
+            everything that was done.
+
+        Raises:
+            UsageError: an interval of 0 or less.
+            ModelNotFoundError, MissingDependencyError: there is no model.
+            StorageError: with ``once``, the database cannot be read. Otherwise it is tried again.
+        """
+        if not isinstance(interval, int | float) or not 0 < interval < _MOST:
+            raise UsageError("interval", "must be a number of seconds above 0", interval)
+        self._ingest.load()
+        config = self.config
+        work = Work(
+            SqlBacklog(self._store),
+            indexer=self._indexer,
+            reflection=self._reflection,
+            consolidator=self._consolidator if config.update == "online" else None,
+            projection=self._projection,
+            buffer_tokens=config.sensory_buffer_tokens,
+            max_age=timedelta(hours=config.buffer_max_age_hours),
+        )
+        return work.run(stop or Event(), once=once, interval=interval, on_round=on_round)
+
+    @property
+    def _projection(self) -> Projection | None:
+        """What keeps an index outside of the database like it; None without one."""
+        return self._index.projection if isinstance(self._index, QdrantIndex) else None
+
+    def bulk_add(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+        processes: int | None = None,
+        progress: Callable[[int], None] = lambda turns: None,
+    ) -> BulkResult:
+        """Remember the turns of many users from a file, encoded by several processes.
+
+        The result is that of ``add``, session by session. It is stored in parts: broken off and called
+        again, it goes on. What is due then is done at the end, by ``work``; with a language model, which
+        takes its time, extraction is left to the background and to workers.
+
+        Args:
+            path: JSON Lines as ``export`` writes it, with a ``user_id`` on every line. Turns of one session
+                are in order.
+            user_id: whose the lines are that name nobody.
+            processes: that encode, at least 1; None for one a core. A script that is run needs the usual
+                ``if __name__ == "__main__"``, and an embedder of your own must be one that pickle can copy.
+            progress: told now and then how many turns are done.
+
+        Raises:
+            UsageError: naming the line at fault; what was stored before it stays.
+            ModelNotFoundError, MissingDependencyError: there is no model; nothing was written.
+            StorageError: the database refused, or what is due could not be done.
+        """
+        if not Path(path).is_file():
+            raise UsageError("path", "must be a file", str(path))
+        if processes is not None and (not isinstance(processes, int) or processes < 1):
+            raise UsageError("processes", "must be a whole number of at least 1", processes)
+        if user_id is not None:
+            Scope(user_id)
+        self._ingest.load()
+        count = usable_cores() if processes is None else processes
+        loader, ahead = SqlLoader(self._store), AHEAD * count if count > 1 else 0
+        shared: Any = {"user_id": user_id, "progress": progress}
+        if self._embedder is None:
+            done = bulk_load(loader, Path(path), None, **shared)
+        else:
+            with encoders(self.config, self._embedder, given=self._is_given, processes=count) as encode:
+                done = bulk_load(loader, Path(path), encode, ahead=ahead, agree=self._agree_on_shape, **shared)
+        if self._by_rules or self._projection is not None:
+            self.work(once=True)
+        return done
 
     def _drain(self, user_id: str | None) -> int:
         users = self._store.pending_users() if user_id is None else [user_id]
@@ -304,6 +416,7 @@ class LightMem:
         scope = Scope(user_id, session_id)
         report = ForgetReport(self._store.forget(scope, None if ids is None else _id_list(ids), before))
         self._index.drop(user_id)
+        self._index.flush(user_id)
         return report
 
     # ------------------------------------------------------------------ reading
@@ -378,8 +491,7 @@ class LightMem:
             raise UsageError("max_tokens", "must be a whole number of at least 1", max_tokens)
         with self._counters.retrieve.measured():
             recalled = self._recalled(Scope(user_id, session_id), query, k, strategy, profile, filter)
-        worth = self._recall.worth(user_id, recalled.terms)
-        return render(recalled.hits, max_tokens, budget_counter(), sentence_weigher(worth, terms))
+        return render(recalled.hits, max_tokens, budget_counter(), sentence_weigher(recalled.worth, terms))
 
     def expand(self, hit: Hit, *, user_id: str) -> MemoryEntry:
         """The whole entry behind a hit that shows a passage of it.
@@ -501,6 +613,7 @@ class LightMem:
         report = self._consolidator.sweep(user_id, retention, dry_run=dry_run)
         for user in () if dry_run else {*report.expired, *report.faded}:
             self._index.drop(user)
+            self._index.flush(user)
         return report
 
     # ------------------------------------------------------------------ moving
@@ -607,6 +720,8 @@ class LightMem:
                     repaired=max(0, mended if pending or lacking else 0),
                 ),
                 self._extraction(user_id, parked),
+                *self._index.findings(repair=repair),
+                *([_UNGUARDED] if self._store.passes_policies() else []),
             )
         )
 
@@ -650,49 +765,82 @@ class LightMem:
         config: LightMemConfig | None = None,
         *,
         embedder: Embedder | None = None,
+        to: Literal["exact", "qdrant"] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Encode every entry anew, with the embedder of ``config`` or the one given.
+        """Make anew what is made of entries: their vectors, and the index in Qdrant where there is one.
 
-        Nothing but the vectors changes. Killed half-way, the rest is pending, and ``flush`` or
-        ``doctor(repair=True)`` goes on with it. Without an embedder it removes the vectors.
+        No entry changes. Killed half-way and called again it goes on; so do ``flush`` and
+        ``doctor(repair=True)`` with what is pending. While Qdrant is filled, searches use what it had before.
 
         Args:
             path_or_url: the database.
-            config: names the new embedder.
-            embedder: in place of the one that ``config`` names.
-            progress: called now and then with (entries done, entries in all).
+            config: names the embedder, and Qdrant.
+            embedder: in place of the one that ``config`` names. Without an embedder the vectors are removed.
+            to: None encodes every entry anew, and fills Qdrant if ``config`` names one. ``"qdrant"`` fills
+                it with the vectors that are there, unless they are another embedder's. ``"exact"`` lets the
+                database answer by itself again, and removes what ``config``'s Qdrant has of it.
+            progress: called now and then with (entries done, entries in all), first for vectors, then for Qdrant.
 
         Returns:
-            entries encoded.
+            entries encoded; with ``to``, entries that Qdrant was told.
 
         Raises:
+            ConfigError: ``config`` names no Qdrant, and there is one or should be; nothing was changed.
             ModelNotFoundError, MissingDependencyError: before anything was changed.
             EmbedderError: some could not be encoded; they stay pending.
+            IndexUnavailableError: Qdrant cannot be reached.
         """
+        if to not in (None, "exact", "qdrant"):
+            raise UsageError("to", "must be 'exact', 'qdrant' or None", to)
         memory = cls.__new__(cls)
         memory._setup(path_or_url, config or LightMemConfig(), embedder)
         try:
-            memory._ingest.load()
-            # The vectors go before the name changes: at no moment has the database old ones under a new name.
-            memory._store.drop_encoded()
-            memory._store.drop_meta(("dim", "token_dim"))
-            memory._store.write_meta(memory._identity())
-            if memory._indexer is None:
-                return 0
-            memory._store.requeue()
-            total, done = memory._store.pending_count(), 0
-            for user in memory._store.pending_users():
-
-                def told(encoded: int, before: int = done) -> None:
-                    if progress is not None:
-                        progress(before + encoded, total)
-
-                done += memory._indexer.drain(user, told)
-                told(0, done)
-            return done
+            if to == "exact":
+                return memory._leave_qdrant()
+            projection = memory._projection
+            is_same = memory._store.claim_meta(memory._identity()) == memory._identity()
+            if projection is None and (to or not (is_same or SqlOutbox(memory._store).index() is None)):
+                rule = "must name the server that has, or shall have, the index of this database; or give to='exact'"
+                raise ConfigError("qdrant", rule, None)
+            encoded = memory._encode_all(progress, anew=to is None or not is_same)
+            told = projection.rebuild(progress) if projection is not None else 0
+            return encoded if to is None else told
         finally:
             memory.close()
+
+    def _encode_all(self, progress: Callable[[int, int], None] | None, *, anew: bool) -> int:
+        """Encode everything that is pending, or everything; returns how many entries."""
+        if not anew and not self._store.pending_count():
+            return 0
+        self._ingest.load()
+        if anew:
+            # The vectors go before the name changes: at no moment has the database old ones under a new name.
+            self._store.drop_encoded()
+            self._store.drop_meta(("dim", "token_dim"))
+            self._store.write_meta(self._identity())
+        if self._indexer is None:
+            return 0
+        self._store.requeue()
+        total, done = self._store.pending_count(), 0
+        for user in self._store.pending_users():
+
+            def told(encoded: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + encoded, total)
+
+            done += self._indexer.drain(user, told)
+            told(0, done)
+        return done
+
+    def _leave_qdrant(self) -> int:
+        projection = self._projection
+        if projection is not None:
+            projection.collection.current()  # raises where another database has this name
+        SqlOutbox(self._store).detach()
+        if projection is not None:
+            projection.collection.remove()
+        return 0
 
     def close(self) -> None:
         """Flush the buffers that were fed, stop the threads and give back the connections. Safe to repeat.
@@ -705,6 +853,7 @@ class LightMem:
         if self._indexer:
             self._indexer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._index.close()
         self._store.close()
 
     def __enter__(self) -> LightMem:
@@ -770,6 +919,11 @@ class LightMem:
             return int(dim), int(token_dim)
         declared = getattr(self._embedder, "dim", None)
         return None if declared is None else (int(declared), int(getattr(self._embedder, "token_dim", 0)))
+
+    def _dim(self) -> int | None:
+        """Length of the vectors; 1 where there are none to come, None while nobody knows."""
+        shape = (1, 0) if self._embedder is None else self._shape()
+        return None if shape is None else shape[0]
 
     def _agree_on_shape(self, shape: tuple[int, int]) -> None:
         mine = {"dim": str(shape[0]), "token_dim": str(shape[1])}
@@ -952,8 +1106,9 @@ class LightMem:
         await self.aclose()
 
 
-_INDEXES = {("exact", "bm25"): ExactIndex}
-"""What searches vectors and words, by the names of both retrievers."""
+_UNGUARDED = Finding(
+    "guard", True, "row level security is in place, but this role passes it; connect as the one of `lightmem db init`"
+)
 
 _STRATEGY_OF: dict[str, Strategy] = {"embedding": "dense", "context": "bm25"}
 

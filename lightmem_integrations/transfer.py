@@ -65,7 +65,7 @@ def read_export(path: Path) -> list[NewTurn]:
         raise UsageError(f"{path.name} line 1", 'must be the header {"type": "lightmem", "version": 1}', header)
     if header.get("version") != FORMAT_VERSION:
         raise UsageError(f"{path.name} line 1", f"must have version {FORMAT_VERSION}", header.get("version"))
-    return [_turn(record, f"{path.name} line {n}") for n, record in records]
+    return [read_turn(record, f"{path.name} line {n}") for n, record in records]
 
 
 def _record(turn: Turn) -> dict[str, Any]:
@@ -95,7 +95,12 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield n, record
 
 
-def _turn(record: Mapping[str, Any], where: str) -> NewTurn:
+def read_turn(record: Mapping[str, Any], where: str) -> NewTurn:
+    """A turn of an export file, checked; its tokens are not counted.
+
+    Raises:
+        UsageError: naming the line at fault.
+    """
     if record.get("type") != "turn":
         raise UsageError(f"{where} type", "must be turn", record.get("type"))
     fields = {key: record.get(key) for key in ("id", "role", "speaker", "content", "timestamp", "metadata")}

@@ -1,13 +1,20 @@
-"""Settings of every test run: no network, repeatable examples, no file left in the work tree."""
+"""Settings of every test run: no network, repeatable examples, no file left in the work tree.
+
+``pytest --database postgresql`` runs the same tests on a PostgreSQL that it starts: what a test opens as
+a file or as ``":memory:"`` is then a schema there, used by a plain role behind row level security. Tests
+marked ``sqlite`` are left out.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers import PostgreSQL, Schemas, postgresql
 
 # Before anything imports huggingface_hub, which reads them once. Child processes inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,6 +25,56 @@ _SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", derandomize=True, database=None, print_blob=True, **_SHARED)
 settings.register_profile("explore", max_examples=1_000, database=None, print_blob=True, **_SHARED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+# ------------------------------------------------------------------------------ which database
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="what the tests run on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sqlite(reason): about files of SQLite; left out with --database postgresql")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("sqlite")
+    if mark is not None and item.config.getoption("database") != "sqlite":
+        pytest.skip(f"SQLite only: {mark.args[0]}")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL, one for each process that runs tests."""
+    with postgresql() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def schemas(server: PostgreSQL) -> Schemas:
+    """Empty schemas, as ``lightmem db init`` leaves them."""
+    return Schemas(server)
+
+
+@pytest.fixture(autouse=True)
+def _database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With ``--database postgresql``, what is named by a file is a schema of the server until the test ends."""
+    if request.config.getoption("database") == "sqlite" or request.node.get_closest_marker("postgres"):
+        yield
+        return
+    from lightmem_integrations.stores.sql import dialect
+
+    schemas: Schemas = request.getfixturevalue("schemas")
+    open_engine: Callable[..., Any] = dialect.open_engine
+
+    def elsewhere(path_or_url: Any, busy_timeout_seconds: float) -> Any:
+        text = str(path_or_url)
+        if not text.strip() or "://" in text:
+            return open_engine(path_or_url, busy_timeout_seconds)
+        return open_engine(schemas.url(None if text == ":memory:" else text), busy_timeout_seconds)
+
+    monkeypatch.setattr(dialect, "open_engine", elsewhere)
+    yield
+    schemas.take_back()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,9 +127,13 @@ HOSTILE_IDS = [
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A database that is not there yet."""
-    return tmp_path / "memory.db"
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A database that is not there yet; with ``--database postgresql`` a URL, which child processes can open too."""
+    file = tmp_path / "memory.db"
+    if request.config.getoption("database") == "sqlite":
+        return file
+    schemas: Schemas = request.getfixturevalue("schemas")
+    return schemas.url(str(file))
 
 
 @pytest.fixture

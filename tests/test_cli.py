@@ -21,7 +21,7 @@ from lightmem_integrations.cli.output import printable
 LIGHTMEM = [sys.executable, "-c", "from lightmem_integrations.cli import main; main()"]
 COMMANDS = (
     *("demo", "add", "search", "context", "list", "show", "forget", "export", "import"),
-    *("stats", "doctor", "reindex", "bench"),
+    *("stats", "doctor", "reindex", "db", "bench"),
 )
 # Escape sequences, 8-bit ones, a bell, markup, a link, and marks that reorder what follows.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m [bold red]big[/bold red] [link=http://x]y[/link] \u202egnp\u2066 \x08end"
@@ -72,12 +72,11 @@ class Homemade:
 
 
 @pytest.fixture
-def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A path for a database that every command of the test uses, without a model."""
-    path = str(tmp_path / "memory.db")
-    monkeypatch.setenv("LIGHTMEM_DB", path)
+def db(path: Path | str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database that every command of the test uses, without a model."""
+    monkeypatch.setenv("LIGHTMEM_DB", str(path))
     monkeypatch.delenv("LIGHTMEM_EMBEDDER", raising=False)
-    return path
+    return str(path)
 
 
 @pytest.fixture
@@ -282,6 +281,7 @@ def test_errors_are_one_line_on_stderr(filled: str, arguments: tuple[str, ...], 
     assert told in result.stderr
 
 
+@pytest.mark.sqlite("a file of something else")
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path):
     path = tmp_path / "notes.txt"
     path.write_text("These are my notes. " * 100)
@@ -499,6 +499,7 @@ def test_the_demo_shows_questions_evidence_and_figures(locomo: str):
     assert "\x1b" not in shown
 
 
+@pytest.mark.sqlite("the demo asks whether the file is there")
 def test_the_demo_keeps_its_memory_where_it_is_told(locomo: str, tmp_path: Path):
     path = str(tmp_path / "kept.db")
     arguments = ("demo", "--data", locomo, "--db", path, "--embedder", "none")

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import math
 import re
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lightmem_integrations import Filter, Hit, LightMem, LightMemConfig, Message
 from lightmem_integrations.core.tokens import budget_counter
 from lightmem_integrations.core.types import STRATEGIES
 from lightmem_integrations.errors import ClosedError, ConfigError, EmbedderError, EmbedderMismatchError
+from lightmem_integrations.stores.sql.schema import metadata
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing import FlakyEmbedder, HashEmbedder
 
 NOON = datetime(2023, 5, 20, 12, tzinfo=timezone.utc)
@@ -39,11 +41,11 @@ def memory() -> Iterator[LightMem]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "memory.db"
+def file(path: Path | str) -> Path | str:
+    return path
 
 
-def open_file(file: Path, config: LightMemConfig | None = None) -> LightMem:
+def open_file(file: Path | str, config: LightMemConfig | None = None) -> LightMem:
     return LightMem(file, config, embedder=HashEmbedder())
 
 
@@ -69,21 +71,16 @@ def assert_same_ranking(actual: list[tuple[str, float]], expected: list[tuple[st
     assert [s for _, s in actual] == pytest.approx([s for _, s in expected], abs=1e-6)
 
 
-def dump(file: Path) -> dict[str, list[Any]]:
+def dump(file: Path | str) -> dict[str, list[Any]]:
     """Everything in the database, by table."""
-    with sqlite3.connect(file) as connection:
-        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        rows = {table: sorted(map(repr, connection.execute(f'SELECT * FROM "{table}"'))) for table in tables}
-    connection.close()
-    return rows
+    with closing(SqlStore(file)) as store, store.reading(None) as connection:
+        return {table.name: sorted(map(repr, connection.execute(table.select()))) for table in metadata.sorted_tables}
 
 
-def execute(file: Path, *statements: str) -> None:
-    connection = sqlite3.connect(file)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+def execute(file: Path | str, *statements: str) -> None:
+    with closing(SqlStore(file)) as store, store.writing(None) as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 # ------------------------------------------------------------------------------------- add and list
@@ -949,16 +946,16 @@ VERBS: dict[str, Callable[[LightMem, Path], Any]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_closed_memory_says_so(file: Path, verb: str) -> None:
+def test_a_closed_memory_says_so(file: Path, tmp_path: Path, verb: str) -> None:
     memory = open_file(file)
     memory.add("hello", user_id="ana")
     memory.search("hello", user_id="ana")
-    memory.export(file.parent / "out.jsonl", user_id="ana")
+    memory.export(tmp_path / "out.jsonl", user_id="ana")
     memory.close()
     memory.close()
     with pytest.raises(ClosedError, match="was closed; open a new LightMem"):
-        VERBS[verb](memory, file.parent)
-    assert not (file.parent / "new.jsonl").exists()
+        VERBS[verb](memory, tmp_path)
+    assert not (tmp_path / "new.jsonl").exists()
 
 
 READING_WHILE_CLOSED = """

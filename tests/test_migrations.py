@@ -20,6 +20,8 @@ from lightmem_integrations.stores.sql.migrations import STEPS
 from lightmem_integrations.stores.sql.schema import SCHEMA_VERSION
 from lightmem_integrations.testing.embedders import HashEmbedder
 
+pytestmark = pytest.mark.sqlite("files of earlier releases; tests/postgres migrates a schema of the first one")
+
 DATA = Path(__file__).with_name("data")
 FIXTURES = sorted(DATA.glob("v*.db"))
 SAID = runpy.run_path(str(DATA / "make_fixture.py"))

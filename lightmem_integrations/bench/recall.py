@@ -180,6 +180,7 @@ def run_recall(
     budgets: Sequence[int] = BUDGETS,
     count: Counter | None = None,
     embedder: Embedder | None = None,
+    results: int = RESULTS,
     progress: Progress | None = None,
 ) -> RecallReport:
     """Remember every conversation, ask every question that has evidence, and score the answers.
@@ -191,10 +192,11 @@ def run_recall(
             means the one of the configuration.
         level: score turns, or the sessions that they are from.
         profile: of the search; None means the one of the configuration.
-        ks: ranks of ``recall@k`` and its kin, each at most 200.
+        ks: ranks of ``recall@k`` and its kin, each at most ``results``.
         budgets: tokens of ``recall@Bt`` and its kin.
         count: tokens of a text; None counts with the shipped WordPiece tokenizer.
         embedder: used instead of the one that the configuration names.
+        results: asked for with each question, and looked at.
         progress: called with conversations done, conversations in all and the id of the next one.
 
     Raises:
@@ -205,7 +207,7 @@ def run_recall(
 
     config = config or LightMemConfig()
     chosen = _chosen(strategies or (config.strategy,))
-    _check(conversations, level, ks)
+    _check(conversations, level, ks, results)
     tokens = lru_cache(maxsize=100_000)(count or _wordpiece_count())
     rows: list[QuestionScore] = []
     search_seconds: list[float] = []
@@ -216,7 +218,7 @@ def run_recall(
                 progress(number, len(conversations), conversation.conversation_id)
             user = user_of(number)
             ingest_seconds += _remember(memory, user, conversation)
-            for asked, strategy, found, seconds in _ask(memory, user, conversation, chosen, level, profile):
+            for asked, strategy, found, seconds in _ask(memory, user, conversation, chosen, level, profile, results):
                 if strategy == chosen[0]:
                     search_seconds.append(seconds)
                 scores = _score(conversation, asked, found, level, ks, budgets, tokens)
@@ -255,11 +257,11 @@ def _chosen(strategies: Sequence[Strategy]) -> tuple[Strategy, ...]:
     return tuple(dict.fromkeys(strategies))
 
 
-def _check(conversations: Sequence[Conversation], level: Level, ks: Sequence[int]) -> None:
+def _check(conversations: Sequence[Conversation], level: Level, ks: Sequence[int], results: int) -> None:
     if level not in HEADLINE:
         raise UsageError("level", f"must be one of {', '.join(HEADLINE)}", level)
-    if not ks or not all(1 <= k <= RESULTS for k in ks):
-        raise UsageError("ks", f"must be ranks in 1..{RESULTS}", list(ks))
+    if not ks or not all(1 <= k <= results for k in ks):
+        raise UsageError("ks", f"must be ranks in 1..{results}", list(ks))
     if not any(_gold(question, level) for c in conversations for question in c.questions):
         names = [conversation.conversation_id for conversation in conversations]
         raise UsageError("conversations", "must hold at least one question with evidence", names)
@@ -289,6 +291,7 @@ def _ask(
     strategies: Sequence[Strategy],
     level: Level,
     profile: Profile | None,
+    results: int,
 ) -> Iterator[tuple[Question, Strategy, list[Result], float]]:
     """Each question with evidence, each strategy, its visible results and the seconds it took."""
     order = {session.session_id: place for place, session in enumerate(conversation.sessions)}
@@ -297,7 +300,7 @@ def _ask(
         if not _gold(question, level):
             continue
         limit = order.get(question.visible_before_session or "")
-        k = RESULTS if limit is None else RESULTS * OVERSAMPLE
+        k = results if limit is None else results * OVERSAMPLE
         for strategy in strategies:
             start = time.perf_counter()
             hits = memory.search(question.question, user_id=user, k=k, strategy=strategy, profile=profile)
@@ -306,7 +309,7 @@ def _ask(
             _check_sources(found, place_of.keys(), conversation)
             if limit is not None:
                 found = [result for result in found if all(place_of[turn] < limit for turn in result.turn_ids)]
-            yield question, strategy, found[:RESULTS], seconds
+            yield question, strategy, found[:results], seconds
 
 
 def _check_sources(found: Sequence[Result], known: Any, conversation: Conversation) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lightmem_integrations.cli import bench, care, demo, memory
+from lightmem_integrations.cli import bench, care, db, demo, memory, scale
 from lightmem_integrations.cli.output import complain
 from lightmem_integrations.errors import LightMemError, UsageError
 
@@ -109,7 +109,7 @@ def lightmem(
         typer.echo(ctx.get_help())
 
 
-_START, _USE, _CARE = "Try it", "Remember and recall", "Look after a database"
+_START, _USE, _CARE, _SCALE = "Try it", "Remember and recall", "Look after a database", "Many users, many hosts"
 
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_USE)(memory.add)
@@ -127,6 +127,9 @@ app.command(rich_help_panel=_CARE)(care.sweep)
 app.command(rich_help_panel=_CARE)(care.stats)
 app.command(rich_help_panel=_CARE)(care.doctor)
 app.command(rich_help_panel=_CARE)(care.reindex)
+app.command(rich_help_panel=_SCALE)(scale.worker)
+app.command(rich_help_panel=_SCALE)(scale.migrate)
+app.add_typer(db.app, name="db", rich_help_panel=_CARE)
 app.add_typer(bench.app, name="bench", rich_help_panel=_CARE)
 
 

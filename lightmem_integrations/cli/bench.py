@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from lightmem_integrations.errors import UsageError
 
 if TYPE_CHECKING:
     from lightmem_integrations.bench import SpeedReport
+    from lightmem_integrations.bench.table import Table
 
 app = typer.Typer(help="Measure retrieval quality and speed on this machine.", pretty_exceptions_enable=False)
 
@@ -159,6 +161,134 @@ def speed(
         numbers["others"] = others
     report = _measured(LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER), numbers)
     _show(report, render_speed, markdown=markdown, as_json=as_json)
+
+
+BenchDb = Annotated[
+    str,
+    typer.Option("--db", envvar="LIGHTMEM_BENCH_DB", metavar="PATH_OR_URL", help="Empty database, which is filled."),
+]
+BenchQdrant = Annotated[
+    str | None, typer.Option("--qdrant", envvar="LIGHTMEM_BENCH_QDRANT", metavar="URL", help="Qdrant server.")
+]
+
+
+@app.command()
+def scale(
+    db: BenchDb,
+    qdrant: BenchQdrant = None,
+    entries: Annotated[
+        list[int] | None, typer.Option("--entries", metavar="N", help="Sizes to measure at, rising (repeat).")
+    ] = None,
+    users: Annotated[int, typer.Option("--users", metavar="N", min=1, help="Who share them.")] = 10_000,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--qdrant-folder", envvar="LIGHTMEM_BENCH_QDRANT_FOLDER", help="Data of Qdrant, for its size."),
+    ] = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Measure load rate, disk, memory and search with many users; 10,000 entries unless told otherwise."""
+    from lightmem_integrations.bench.scale import Place, run_scale
+
+    place = Place(db, (qdrant,) if qdrant else (), folder)
+    _tables(lambda say: [run_scale(place, entries or (10_000,), users=users, say=say)], markdown, as_json)
+
+
+@app.command()
+def clients(
+    db: BenchDb,
+    qdrant: BenchQdrant = None,
+    number: Annotated[int, typer.Option("--clients", metavar="N", min=4, help="At a time; a multiple of 4.")] = 16,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="N", min=1, help="For each number of workers.")] = 60,
+    workers: Annotated[
+        list[int] | None, typer.Option("--workers", metavar="N", help="Worker processes (repeat) [default: 0, 1, 2].")
+    ] = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Let many clients add and search at once, with and without workers: latency, throughput, errors."""
+    from lightmem_integrations.bench.clients import run_clients
+
+    urls = (qdrant,) if qdrant else ()
+    beside = workers or (0, 1, 2)
+    _tables(
+        lambda say: [run_clients(db, urls, clients=number, seconds=seconds, workers=beside, say=say)], markdown, as_json
+    )
+
+
+@app.command()
+def crash(
+    db: Annotated[
+        str | None,
+        typer.Option("--db", envvar="LIGHTMEM_BENCH_DB", metavar="URL", help="Empty PostgreSQL, which is filled."),
+    ] = None,
+    qdrant: BenchQdrant = None,
+    kills: Annotated[int, typer.Option("--kills", metavar="N", min=1, help="Over all targets together.")] = 60,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the moments.")] = 0,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Kill a writer at random moments and count what is lost, orphaned or stale.
+
+    On SQLite; with --qdrant on SQLite and Qdrant; with --db, too, on PostgreSQL and Qdrant.
+    """
+    import tempfile
+
+    from lightmem_integrations.bench.crash import Target, run_crash
+
+    urls = (qdrant,) if qdrant else ()
+    with tempfile.TemporaryDirectory(prefix="lightmem-crash-") as folder:
+        targets = [Target("SQLite, exact", f"{folder}/exact.db")]
+        if qdrant:
+            targets.append(Target("SQLite, Qdrant", f"{folder}/qdrant.db", urls, "crash-sqlite"))
+        if db:
+            targets.append(Target(f"PostgreSQL, {'Qdrant' if qdrant else 'exact'}", db, urls, "crash-server"))
+        _tables(lambda say: [run_crash(targets, kills, seed=seed, say=say)], markdown, as_json)
+
+
+@app.command()
+def candidates(
+    files: Files = None,
+    data: Data = None,
+    qdrant: Annotated[
+        str, typer.Option("--qdrant", envvar="LIGHTMEM_BENCH_QDRANT", metavar="URL", help="Qdrant server.")
+    ] = ":memory:",
+    depth: Annotated[
+        list[str] | None,
+        typer.Option("--depth", metavar="D+B", help="Candidates by vector and by words, such as 50+100 (repeat)."),
+    ] = None,
+    embedder: o.Embedder = None,
+    markdown: Markdown = False,
+    as_json: o.Json = False,
+) -> None:
+    """Score what candidates from Qdrant cost in recall, by their number, against exact search."""
+    from lightmem_integrations.bench.candidates import DEPTHS, run_candidates
+    from lightmem_integrations.config import LightMemConfig
+    from lightmem_integrations.datasets import load
+
+    conversations = load(_paths(files, data))
+    config = LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER)
+    depths = [_depth(text) for text in depth] if depth else DEPTHS
+    _tables(lambda say: [run_candidates(conversations, (qdrant,), depths, config=config, say=say)], markdown, as_json)
+
+
+def _depth(value: str) -> tuple[int, int]:
+    dense, _, sparse = value.partition("+")
+    if not (dense.isdecimal() and sparse.isdecimal()):
+        raise UsageError("--depth", "must be two numbers, such as 50+100", value)
+    return int(dense), int(sparse)
+
+
+def _tables(run: Callable[[Callable[[str], None]], list[Table]], markdown: bool, as_json: bool) -> None:
+    from rich.text import Text
+
+    from lightmem_integrations.bench.table import render_table
+
+    err = output.console(stderr=True)
+    with err.status(Text("starting")) as status:
+        tables = run(lambda line: status.update(Text(output.printable(line))))
+    for table in tables:
+        _show(table, render_table, markdown=markdown, as_json=as_json)
 
 
 def _paths(files: list[str] | None, data: list[str] | None) -> list[str]:

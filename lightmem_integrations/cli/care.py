@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -96,6 +97,7 @@ def stats(
         found = memory.stats(user_id=user)
     # Caches are those of this short process and say nothing.
     shown = {name: found[name] for name in ("embedder", "pending", "rows", "entries", "buffers", "compression")}
+    db = o.shown(db)
     shown = {"database": db, **shown}
     if as_json:
         output.print_json(shown)
@@ -142,21 +144,39 @@ def doctor(
 
 def reindex(
     db: o.Db = o.DEFAULT_DB,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="WHERE", help="qdrant: fill it from the database. exact: do without it."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME_OR_FOLDER", help="Another embedder, or its folder.")
+    ] = None,
+    qdrant: o.Qdrant = None,
     embedder: o.Embedder = None,
     as_json: o.Json = False,
 ) -> None:
-    """Encode everything anew.
+    """Encode everything anew, or move the index; all users, and no text changes.
 
-    With the embedder named, or the one that the database has. All users; no text changes.
+    Without --to: with the embedder named or the one that the database has, and then into Qdrant where
+    there is one. Interrupted, run it again.
     """
     from lightmem_integrations.memory import LightMem
 
     if not o.is_there(db):
         raise StorageError(f"there is no database at {db}")
-    config = o.config_of(db, embedder)
-    with output.progress("encoding") as advance:
-        done = LightMem.reindex(db, config, progress=advance)
+    where: Any = to
+    settings = o.settings_of(qdrant)
+    if model is not None and Path(model).is_dir():
+        settings["model_path"] = model
+    elif model is not None:
+        embedder = model
+    config = o.config_of(db, embedder, **settings)
+    with output.progress("reindexing") as advance:
+        done = LightMem.reindex(db, config, to=where, progress=advance)
     if as_json:
-        output.print_json({"entries": done, "embedder": config.embedder})
-    else:
+        output.print_json({"entries": done, "embedder": config.embedder} | ({} if to is None else {"to": to}))
+    elif to is None:
         output.print_lines([f"{done:,} entries encoded with {config.embedder}"])
+    else:
+        told = "the database answers by itself" if to == "exact" else f"{done:,} entries told to Qdrant"
+        output.print_lines([told])

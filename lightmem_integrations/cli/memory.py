@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from lightmem_integrations.cli import output
 from lightmem_integrations.errors import LightMemError, UsageError
 
 if TYPE_CHECKING:
+    from lightmem_integrations.config import LightMemConfig
     from lightmem_integrations.core.types import Message
     from lightmem_integrations.memory import LightMem
 
@@ -30,11 +32,20 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 # ------------------------------------------------------------------------------------ add
 def add(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines, one message a line; - for stdin.")],
-    user: o.User,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", metavar="ID", help="Whose memory; optional with --bulk.")
+    ] = None,
     db: o.Db = o.DEFAULT_DB,
     session: Annotated[
         str | None, typer.Option("--session", "-s", metavar="ID", help="Session of the lines that name none.")
     ] = None,
+    bulk: Annotated[
+        bool, typer.Option("--bulk", help="A file of `lightmem export` with a user_id on every line; of any size.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option("--processes", metavar="N", min=1, help="With --bulk: that encode; one a core.")
+    ] = None,
+    qdrant: o.Qdrant = None,
     embedder: o.Embedder = None,
     as_json: o.Json = False,
 ) -> None:
@@ -42,7 +53,16 @@ def add(
 
     All lines are checked before any is stored. A line is an object with role and content (and timestamp,
     speaker, id, metadata, session_id where there are any), a [role, content] pair or a string.
+
+    With --bulk, a line is a turn as `lightmem export` writes it (type, id, session_id, role, content,
+    timestamp, and so on), with a user_id. Lines are stored in parts, those of a session in order; run it
+    again after it was interrupted.
     """
+    if bulk:
+        _add_bulk(file, user, db, processes, o.config_of(db, embedder, **o.settings_of(qdrant)), as_json=as_json)
+        return
+    if user is None:
+        raise UsageError("--user", "must be given", None)
     lines = list(_messages(file, session))
     if not lines:
         raise UsageError("FILE", "must hold at least one message", file)
@@ -51,7 +71,7 @@ def add(
         sessions.setdefault(session_id, []).append((place, message))
     made = [""] * len(lines)
     added = tokens = 0
-    with o.opened(db, embedder, make=True) as memory, output.progress("adding") as advance:
+    with o.opened(db, embedder, make=True, **o.settings_of(qdrant)) as memory, output.progress("adding") as advance:
         for n, (session_id, members) in enumerate(sessions.items()):
             advance(n, len(sessions))
             try:
@@ -71,6 +91,25 @@ def add(
         return
     known = f", {len(lines) - added} known already" if added < len(lines) else ""
     output.print_lines([f"{added} added{known} ({_count(len(sessions), 'session')}, {tokens:,} tokens)"])
+
+
+def _add_bulk(
+    file: str, user: str | None, db: str, processes: int | None, config: LightMemConfig, *, as_json: bool
+) -> None:
+    from lightmem_integrations.bulk import count_lines
+    from lightmem_integrations.memory import LightMem
+
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError("FILE", "must be a file with --bulk", file)
+    lines = count_lines(path)
+    with LightMem(db, config) as memory, output.progress("loading") as advance:
+        done = memory.bulk_add(path, user_id=user, processes=processes, progress=lambda n: advance(n, lines))
+    if as_json:
+        output.print_json(asdict(done))
+        return
+    pending = f", {done.pending:,} wait for the embedder" if done.pending else ""
+    output.print_lines([f"{done.added:,} added, {done.known:,} known already{pending}"])
 
 
 def _settled(memory: LightMem, user: str) -> int:

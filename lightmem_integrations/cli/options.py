@@ -32,6 +32,10 @@ Embedder = Annotated[
         help="minilm, multilingual, sentence-transformers or none. Left out: what the database was indexed with.",
     ),
 ]
+Qdrant = Annotated[
+    list[str] | None,
+    typer.Option("--qdrant", metavar="URL", help="Qdrant; repeat for each server of a cluster. Else LIGHTMEM_QDRANT."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Results = Annotated[int, typer.Option("--k", "-k", metavar="N", help="How many at most.")]
 Strategy = Annotated[
@@ -73,13 +77,21 @@ def is_there(db: str) -> bool:
     return db != ":memory:" and Path(db.removeprefix("sqlite:///")).exists()
 
 
-def opened(db: str, embedder: str | None = None, *, make: bool = False) -> LightMem:
+def shown(db: str) -> str:
+    """The database as it is printed: without its password."""
+    from lightmem_integrations.stores.sql import dialect
+
+    return dialect.shown(db)
+
+
+def opened(db: str, embedder: str | None = None, *, make: bool = False, **settings: Any) -> LightMem:
     """A memory that can encode, with the embedder named or the one that the database was indexed with.
 
     Args:
         db: file or URL.
         embedder: a preset of ``LightMemConfig.embedder``.
         make: make the database when it is not there.
+        settings: of ``LightMemConfig``, in place of the environment's.
 
     Raises:
         StorageError: there is no database, or it cannot be opened.
@@ -89,7 +101,7 @@ def opened(db: str, embedder: str | None = None, *, make: bool = False) -> Light
 
     if not make:
         _check_there(db)
-    return LightMem(db, config_of(db, embedder))
+    return LightMem(db, config_of(db, embedder, **settings))
 
 
 def opened_without_model(db: str, **settings: Any) -> LightMem:
@@ -111,8 +123,10 @@ def opened_without_model(db: str, **settings: Any) -> LightMem:
     return LightMem(db, LightMemConfig(**settings), embedder=_Absent(str(name), dim))
 
 
-def config_of(db: str, embedder: str | None = None) -> LightMemConfig:
+def config_of(db: str, embedder: str | None = None, **settings: Any) -> LightMemConfig:
     """Settings with the embedder named, else with that of the database, else with the default one.
+
+    ``settings`` are of ``LightMemConfig``, and go before the environment.
 
     Raises:
         EmbedderError: the database was indexed with an embedder that has no name here.
@@ -121,7 +135,12 @@ def config_of(db: str, embedder: str | None = None) -> LightMemConfig:
 
     if embedder is None and is_there(db):
         embedder = _preset(db)
-    return LightMemConfig.load(embedder=embedder or DEFAULT_EMBEDDER)
+    return LightMemConfig.load(embedder=embedder or DEFAULT_EMBEDDER, **settings)
+
+
+def settings_of(qdrant: list[str] | None) -> dict[str, Any]:
+    """The settings that ``--qdrant`` stands for."""
+    return {"qdrant": tuple(qdrant)} if qdrant else {}
 
 
 def _check_there(db: str) -> None:
@@ -152,7 +171,7 @@ def _preset(db: str) -> str | None:
     known = {None: None, "none": "none", OnnxMiniLM.name: "minilm", MultilingualE5.name: "multilingual"}
     if name not in known:
         raise EmbedderError(
-            f"{db} was indexed with {name!r}, which is none of the embedders of the command line. "
+            f"{shown(db)} was indexed with {name!r}, which is none of the embedders of the command line. "
             "`lightmem reindex --embedder NAME` rebuilds its vectors with one of them."
         )
     return known[name]

@@ -179,7 +179,7 @@ class UserIndex:
             self.metadata.append(row.metadata or None)
             self.sources.append(row.sources)
             self.languages[row.language] += 1
-            bag = _weighted_terms(row)
+            bag = weighted_terms(row)
             self.bm25.add(bag)
             self._postings += len(bag)
         nothing, one = np.zeros(len(rows)), np.ones(len(rows))
@@ -496,7 +496,7 @@ def _event_days(row: EntryRow) -> tuple[int, int]:
     return (first.toordinal(), days) if days <= MAX_EVENT_DAYS else (0, 0)
 
 
-def _weighted_terms(row: EntryRow) -> Mapping[str, float]:
+def weighted_terms(row: EntryRow) -> Mapping[str, float]:
     """Fields of an entry as one bag of terms: text, speaker, date words. All weigh 1.
 
     What was made of turns has the words of its event as well. Turns have not: there they find nothing

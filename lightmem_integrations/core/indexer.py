@@ -87,12 +87,13 @@ class Indexer:
             return (f"the embedder gave nothing for {self._wait:g} s; the rest is encoded in the background",)
         return (str(job.error),) if job.error else ()
 
-    def drain(self, user_id: str, on_progress: Callable[[int], None] | None = None) -> int:
+    def drain(self, user_id: str, on_progress: Callable[[int], None] | None = None, stop: Event | None = None) -> int:
         """Encode everything of the user that is pending, however long it takes.
 
         Args:
             user_id: whose.
             on_progress: told now and then how many entries are encoded.
+            stop: once it is set, nobody waits any longer; the rest follows in the background until ``close``.
 
         Returns:
             entries encoded.
@@ -106,6 +107,8 @@ class Indexer:
         while not job.finished.wait(0.2):
             if on_progress is not None:
                 on_progress(job.encoded)
+            if stop is not None and stop.is_set():
+                return job.encoded
         if job.error is not None:
             raise job.error
         return job.encoded

@@ -17,7 +17,7 @@ from lightmem_integrations.core.analyze import detect_language
 from lightmem_integrations.core.encode import guarded
 from lightmem_integrations.core.indexer import Indexer
 from lightmem_integrations.core.normalize import content_hash, normalize, spaced
-from lightmem_integrations.core.ports import Embedder, NewTurn, Store
+from lightmem_integrations.core.ports import Embedder, Index, NewTurn, Store
 from lightmem_integrations.core.reflect import Reflection
 from lightmem_integrations.core.tokens import wordpiece_counts
 from lightmem_integrations.core.types import AddResult, Message, Scope
@@ -30,15 +30,22 @@ class Ingest:
 
     Args:
         store: the truth.
+        index: told of what was stored.
         embedder: None for keywords only.
         indexer: encodes what was stored; None without an embedder.
         reflection: makes memory of turns; None when nothing does.
     """
 
     def __init__(
-        self, store: Store, embedder: Embedder | None, indexer: Indexer | None, reflection: Reflection | None
+        self,
+        store: Store,
+        index: Index,
+        embedder: Embedder | None,
+        indexer: Indexer | None,
+        reflection: Reflection | None,
     ) -> None:
-        self._store, self._embedder, self._indexer, self._reflection = store, embedder, indexer, reflection
+        self._store, self._index = store, index
+        self._embedder, self._indexer, self._reflection = embedder, indexer, reflection
 
     def add(self, scope: Scope, messages: Any, *, ttl: timedelta | None = None) -> AddResult:
         """Store one message or several; see ``LightMem.add``."""
@@ -60,6 +67,8 @@ class Ingest:
         fresh = self._store.add_turns(user_id, turns, actor, queue=self._indexer is not None)
         errors = self._indexer.index(user_id) if fresh and self._indexer else ()
         pending = self._store.pending_count(user_id) if errors else 0
+        if fresh:
+            errors += tuple(self._index.catch_up(user_id))
         if fresh and self._reflection:
             sessions = dict.fromkeys(turn.session_id for turn in fresh)
             errors += tuple(self._reflection.after_add(user_id, sessions, len(fresh)))

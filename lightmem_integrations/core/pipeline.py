@@ -102,6 +102,8 @@ class Pipeline:
         self._buffers, self._manager, self._corpus, self._options = buffers, manager, corpus, options
         self._compressor, self._attention, self._on_made = compressor, attention, on_made
         self._owner = uuid.uuid4().hex
+        # Once it is set, nothing more is taken off the queue; what was taken is finished.
+        self.stop = Event()
 
     # ------------------------------------------------------------------ what callers ask for
     def advance(self, user_id: str, session_id: str, *, most: int = INLINE_TURNS) -> list[str]:
@@ -119,7 +121,7 @@ class Pipeline:
         with self.guarded(errors):
             held = self._segment(user_id, session_id, most, errors)
             if held and self._buffers.enqueue(user_id, session_id, self._options.short_term_tokens):
-                self._extract(user_id, errors, at_least=self._worth_a_call)
+                self._extract(user_id, errors, at_least=self.worth_a_call)
         return errors
 
     def flush(self, user_id: str, session_id: str) -> list[str]:
@@ -139,11 +141,11 @@ class Pipeline:
         """Make memory of what a user has in the queue; of little only if ``if_worth_it`` is False."""
         errors: list[str] = []
         with self.guarded(errors):
-            self._extract(user_id, errors, at_least=self._worth_a_call if if_worth_it else 0)
+            self._extract(user_id, errors, at_least=self.worth_a_call if if_worth_it else 0)
         return errors
 
     @property
-    def _worth_a_call(self) -> int:
+    def worth_a_call(self) -> int:
         """Tokens for which a manager is asked without need. What costs nothing is always worth it."""
         return self._options.short_term_tokens if self._manager.slow else 0
 
@@ -199,7 +201,10 @@ class Pipeline:
         # A buffer that was queued when it was full holds its limit and something more; it is one call.
         limits = (MAX_SEGMENTS, 2 * self._options.short_term_tokens)
         lease = LEASE_SECONDS if self._manager.slow else 0.0
-        while claimed := self._buffers.claim(user_id, self._owner, lease, limits, at_least):
+        while not self.stop.is_set():
+            claimed = self._buffers.claim(user_id, self._owner, lease, limits, at_least)
+            if not claimed:
+                return
             with self._kept_alive():
                 told, is_done = self._make(user_id, claimed)
             errors += told

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from lightmem_integrations.core.types import Compression, Encoding, Kind, MemoryEntry, Passage, Role, Turn
+from lightmem_integrations.core.types import (
+    Compression,
+    Encoding,
+    Filter,
+    Finding,
+    Kind,
+    MemoryEntry,
+    Passage,
+    Role,
+    Scope,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from lightmem_integrations.core.working_set import WorkingSet
@@ -317,11 +328,101 @@ class Waiting:
         return bool(self.turns or self.held or self.queued)
 
 
-class Index(Protocol):
-    """Working sets by user."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an index shows of a user's memory for one question.
 
-    def of(self, user_id: str) -> AbstractContextManager[WorkingSet]:
-        """The user's working set, up to date, held for this thread while the block runs."""
+    Attributes:
+        memory: the whole, or the part that matters.
+        found: (turns,) which turns may be returned; the others are there for what they say of their
+            neighbours. None for all.
+        reason: why it is not what was configured; "" when it is.
+    """
+
+    memory: WorkingSet
+    found: Any = None
+    reason: str = ""
+
+
+class VectorIndex(Protocol):
+    """Finds entries by their vectors. ``testing.conformance`` has the laws."""
+
+    def nearest(self, scope: Scope, vector: Any, k: int, filter: Filter) -> list[tuple[str, float]]:
+        """The entries of largest cosine among those of the user that pass the filter.
+
+        Args:
+            scope: whose entries.
+            vector: (dim,) float32, unit length.
+            k: how many, at most.
+            filter: turns pass, unless it names other kinds.
+
+        Returns:
+            ids with the cosine of the entry's nearest passage (-1..1), best first.
+        """
+        ...
+
+
+class KeywordIndex(Protocol):
+    """Finds entries by their words. ``testing.conformance`` has the laws."""
+
+    def matching(self, scope: Scope, terms: Mapping[str, float], k: int, filter: Filter) -> list[tuple[str, float]]:
+        """The entries that share most with the terms, among those of the user that pass the filter.
+
+        Args:
+            scope: whose entries.
+            terms: of ``core.analyze``, with their weights (above 0).
+            k: how many, at most.
+            filter: turns pass, unless it names other kinds.
+
+        Returns:
+            ids of entries that share a term, with a score above 0, best first.
+        """
+        ...
+
+
+class Index(Protocol):
+    """What searches one user's memory; see ``stores.exact`` and ``stores.qdrant.index``."""
+
+    def open(self) -> None:
+        """Get ready, as far as that can be done now.
+
+        Raises:
+            StorageError: what is there cannot be used.
+        """
+        ...
+
+    def about(
+        self, scope: Scope, text: str, encoding: Encoding | None, k: int, filter: Filter
+    ) -> AbstractContextManager[View]:
+        """What is to be ranked for a question, up to date, held for this thread while the block runs."""
+        ...
+
+    def sample(self, user_id: str) -> AbstractContextManager[WorkingSet]:
+        """Turns of the user that show which words are common."""
+        ...
+
+    def catch_up(self, user_id: str) -> Sequence[str]:
+        """Learn what was written of a user; returns what went wrong, in words."""
+        ...
+
+    def flush(self, user_id: str | None) -> Sequence[str]:
+        """Learn everything that was written, of a user or of all; returns what went wrong, in words."""
+        ...
+
+    def drop(self, user_id: str) -> None:
+        """Let go of what is held in this process of a user."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """What is held in this process: users and bytes, about."""
+        ...
+
+    def findings(self, *, repair: bool) -> Sequence[Finding]:
+        """How the index compares with the truth, for ``doctor``."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and memory."""
         ...
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,10 @@ from lightmem_integrations.core.encode import encode_query
 from lightmem_integrations.core.extract import CorpusStats
 from lightmem_integrations.core.index import UserIndex
 from lightmem_integrations.core.passages import cut
-from lightmem_integrations.core.ports import Embedder, Index, Store
+from lightmem_integrations.core.ports import Embedder, Index, Store, View
 from lightmem_integrations.core.rank import Options, Query, Ranked, Signals, rank, rank_notes, score
 from lightmem_integrations.core.tokens import wordpiece, wordpiece_count
 from lightmem_integrations.core.types import KINDS, Encoding, Filter, Hit, MemoryEntry, Passage, Scope
-from lightmem_integrations.core.working_set import WorkingSet
 from lightmem_integrations.errors import EmbedderError
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -91,10 +91,10 @@ class Frequencies(Mapping[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """Hits, and the query's terms with their weights."""
+    """Hits, and what each of the query's terms is worth in this memory: its weight times its IDF."""
 
     hits: list[Hit]
-    terms: Mapping[str, float]
+    worth: Mapping[str, float]
 
 
 class Recall:
@@ -120,8 +120,8 @@ class Recall:
         if not text.strip():
             return Recalled([], {})
         encoding, reason = (None, "") if options.strategy == "bm25" else self._encoder(text)
-        with self._index.of(scope.user_id) as memory:
-            turns = memory.turns
+        with self._index.about(scope, text, encoding, k, filter) as view:
+            turns = view.memory.turns
             if not len(turns):
                 return Recalled([], {})
             if encoding is not None and not _fits(encoding, turns):
@@ -129,23 +129,20 @@ class Recall:
             elif encoding is not None and self._mostly_unknown(turns):
                 encoding, reason = None, "the embedder does not know the language of most texts"
             query = Query(text, self._terms(turns, text), encoding)
-            found = _ranked(memory, query, scope, k, filter, options)
-            pending = memory.pending
+            found = _ranked(view, query, scope, k, filter, options)
+            worth = {term: weight * _idf(turns, term) for term, weight in query.terms.items()}
+            pending = view.memory.pending
         if pending:
             self._on_pending(scope.user_id)
         entries = self._store.entries_by_id(scope.user_id, [entry_id for entry_id, _ in found])
-        hits = [_hit(entries[entry_id], ranked, query, reason) for entry_id, ranked in found if entry_id in entries]
-        return Recalled(hits, query.terms)
+        told = "; ".join(part for part in (reason, view.reason) if part)
+        hits = [_hit(entries[entry_id], ranked, query, told) for entry_id, ranked in found if entry_id in entries]
+        return Recalled(hits, worth)
 
     def corpus(self, user_id: str) -> CorpusStats:
         """How common terms are in the user's turns."""
-        with self._index.of(user_id) as memory:
+        with self._index.sample(user_id) as memory:
             return CorpusStats(len(memory.turns), Frequencies(memory.turns.bm25))
-
-    def worth(self, user_id: str, terms: Mapping[str, float]) -> dict[str, float]:
-        """What each query term is worth in this memory: its weight times its IDF."""
-        with self._index.of(user_id) as memory:
-            return {term: weight * _idf(memory.turns, term) for term, weight in terms.items()}
 
     def _mostly_unknown(self, index: UserIndex) -> bool:
         known = sum(n for language, n in index.languages.items() if self._encoder.covers(language))
@@ -161,18 +158,19 @@ class Recall:
 
 
 def _ranked(
-    memory: WorkingSet, query: Query, scope: Scope, k: int, filter: Filter, options: Options
+    view: View, query: Query, scope: Scope, k: int, filter: Filter, options: Options
 ) -> list[tuple[str, Ranked]]:
     """The best entries of the kinds that the filter names, by id, best first.
 
     A note that says nothing beyond the turns before it in the list is left out.
     """
     kinds = filter.kinds or ("turn",)
+    memory = view.memory
     turns, notes = memory.turns, memory.notes
     keys = memory.keys(filter.as_of)
     found: list[tuple[str, Ranked]] = []
     if "turn" in kinds:
-        ranked = rank(turns, query, k, turns.mask(scope.session_id, filter), options, keys)
+        ranked = rank(turns, query, k, _both(view.found, turns.mask(scope.session_id, filter)), options, keys)
         found = [(turns.ids[r.position], r) for r in ranked]
     if len(notes) and set(kinds) != {"turn"}:
         near = score(Signals(turns, query, options, np.ones(len(turns), bool), keys))
@@ -185,6 +183,11 @@ def _ranked(
         ]
         found.sort(key=lambda pair: -pair[1].score)
     return found[:k]
+
+
+def _both(one: Any, other: Any) -> Any:
+    """True where both masks are; None is everywhere."""
+    return one if other is None else other if one is None else one & other
 
 
 def _fits(encoding: Encoding, index: UserIndex) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from threading import Lock
+from threading import Event, Lock
 
 from lightmem_integrations.core.pipeline import INLINE_TURNS, Pipeline
 from lightmem_integrations.core.ports import Buffers
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 BEHIND = 1
 """Sessions left behind that one ``add`` flushes in line, at most; the others follow with the next ones."""
+
+EVERYTHING = 2**31
+"""Turns of an old backlog that are cut where nobody waits."""
 
 LOOK_SECONDS = 60.0
 """How often a user's other sessions are looked at while one of them goes on."""
@@ -134,6 +137,27 @@ class Reflection:
         self._worker.ask(keys, FORCED)
         return self._worker.wait(keys)
 
+    def work(self, keys: Sequence[Key], how: How, stop: Event) -> dict[Key, list[str]]:
+        """Work on sessions until ``stop`` is set; what is under way then is finished.
+
+        Returns:
+            what went wrong, in words, by session.
+        """
+        self._pipeline.stop = stop
+        try:
+            if self._worker is not None:
+                self._worker.ask(keys, how)
+                self._worker.wait(keys, stop)
+                return self._worker.errors(keys)
+            return {key: errors for key in keys if not stop.is_set() and (errors := self._work(*key, how))}
+        finally:
+            self._pipeline.stop = Event()
+
+    @property
+    def worth_a_call(self) -> int:
+        """Tokens in a user's queue from which on it is worked off without need."""
+        return self._pipeline.worth_a_call
+
     def close(self) -> None:
         """Stop, after flushing the sessions that were fed; with a slow manager they go to the queue."""
         if self._worker is not None:
@@ -155,7 +179,7 @@ class Reflection:
         if EMPTIED in how:
             errors += pipeline.queue_all(user_id, session_id)
         elif not forced:
-            errors += pipeline.advance(user_id, session_id)
+            errors += pipeline.advance(user_id, session_id, most=EVERYTHING)
         if not errors:
             errors += pipeline.work_off(user_id, if_worth_it=not forced)
         self._failed.pop(user_id, None)

@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from enum import Flag, auto
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ DUE, EMPTIED, FORCED = How.DUE, How.EMPTIED, How.FORCED
 
 CLOSE_SECONDS = 1.0
 """How long ``close`` waits for a call that is under way; what it would have given is asked for again."""
+
+LOOK_SECONDS = 0.1
+"""How soon somebody who waits sees that the work is to stop."""
 
 
 class Worker:
@@ -69,14 +72,26 @@ class Worker:
                 thread.start()
             self._changed.notify_all()
 
-    def wait(self, keys: Iterable[Key]) -> list[str]:
-        """Wait until nothing of these sessions is left to do; returns what went wrong with them the last time."""
+    def wait(self, keys: Iterable[Key], stop: Event | None = None) -> list[str]:
+        """Wait until nothing of these sessions is left to do; returns what went wrong with them the last time.
+
+        Once ``stop`` is set, nothing more is begun, and what is under way is waited for.
+        """
         wanted = list(keys)
+
+        def is_over() -> bool:
+            return self._closing or not any(key in self._todo or key in self._busy for key in wanted)
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closing or not any(key in self._todo or key in self._busy for key in wanted)
-            )
-            return list(dict.fromkeys(error for key in wanted for error in self._errors.get(key, ())))
+            while not self._changed.wait_for(is_over, None if stop is None else LOOK_SECONDS):
+                if stop is not None and stop.is_set():
+                    self._todo.clear()
+        return list(dict.fromkeys(error for errors in self.errors(wanted).values() for error in errors))
+
+    def errors(self, keys: Iterable[Key]) -> dict[Key, list[str]]:
+        """What went wrong with sessions the last time, by session."""
+        with self._changed:
+            return {key: self._errors[key] for key in keys if key in self._errors}
 
     def close(self) -> None:
         """Start nothing more, and give what runs a moment."""

@@ -7,6 +7,7 @@ entries of one index they shift every statistic and lower the recall of turns (d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -49,6 +50,16 @@ class WorkingSet:
         """The entry is there, with its passages."""
         index = self._index_of(entry_id)
         return entry_id in index.position and bool(index.column("count")[index.position[entry_id]])
+
+    def passing(self, session_id: str | None, filter: Filter) -> set[str]:
+        """Ids of the entries that pass a filter; turns, unless it names other kinds."""
+        wanted = replace(filter, kinds=filter.kinds or ("turn",))
+        found: set[str] = set()
+        for index in (self.turns, self.notes):
+            mask = index.mask(session_id, wanted)
+            assert mask is not None  # there are kinds to pass
+            found.update(index.ids[n] for n in np.flatnonzero(mask))
+        return found
 
     # ------------------------------------------------------------------ growing
     def add(self, rows: Sequence[EntryRow]) -> None:

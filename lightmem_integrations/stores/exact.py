@@ -7,17 +7,19 @@ and processes see each other's writes. Least recently used sets are dropped over
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightmem_integrations.core.index import StoredPassage
-from lightmem_integrations.core.ports import Version
+from lightmem_integrations.core.index import StoredPassage, UserIndex
+from lightmem_integrations.core.ports import Version, View
+from lightmem_integrations.core.types import Encoding, Filter, Finding, Scope
 from lightmem_integrations.core.working_set import WorkingSet
 from lightmem_integrations.stores.sql.dialect import sound_values
 from lightmem_integrations.stores.sql.store import SqlStore
@@ -56,6 +58,53 @@ class ExactIndex:
             self._refresh(user_id, slot)
             yield slot.index
         self._shrink(user_id)
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    @contextmanager
+    def about(self, scope: Scope, text: str, encoding: Encoding | None, k: int, filter: Filter) -> Iterator[View]:
+        """Everything of the user, whatever is asked."""
+        with self.of(scope.user_id) as memory:
+            yield View(memory)
+
+    def nearest(self, scope: Scope, vector: NDArray[np.float32], k: int, filter: Filter) -> list[tuple[str, float]]:
+        """The ``k`` entries of largest cosine; see ``core.ports.VectorIndex``."""
+        with self.of(scope.user_id) as memory:
+            found = [pair for index in (memory.turns, memory.notes) for pair in _cosines(index, vector)]
+            return _best(found, memory.passing(scope.session_id, filter), k)
+
+    def matching(self, scope: Scope, terms: Mapping[str, float], k: int, filter: Filter) -> list[tuple[str, float]]:
+        """The ``k`` entries that share most with the terms; see ``core.ports.KeywordIndex``."""
+        with self.of(scope.user_id) as memory:
+            found = [
+                (index.ids[n], float(score))
+                for index in (memory.turns, memory.notes)
+                for n, score in enumerate(index.bm25.get_scores(terms))
+                if score > 0
+            ]
+            return _best(found, memory.passing(scope.session_id, filter), k)
+
+    def sample(self, user_id: str) -> AbstractContextManager[WorkingSet]:
+        """Everything of the user."""
+        return self.of(user_id)
+
+    def catch_up(self, user_id: str) -> Sequence[str]:
+        """Nothing to do: a working set follows the database when it is asked for."""
+        return ()
+
+    def flush(self, user_id: str | None) -> Sequence[str]:
+        """Nothing to do, as for ``catch_up``."""
+        return ()
+
+    def findings(self, *, repair: bool) -> Sequence[Finding]:
+        """Nothing to tell: what is read from the database cannot differ from it."""
+        return ()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._slots.clear()
 
     def drop(self, user_id: str) -> None:
         """Let go of a user's working set."""
@@ -124,11 +173,26 @@ class ExactIndex:
                 del self._slots[user]
 
 
+def _cosines(index: UserIndex, vector: NDArray[np.float32]) -> list[tuple[str, float]]:
+    """The cosine of each encoded entry's nearest passage."""
+    if not index.has_vectors:
+        return []
+    best = np.full(len(index), -np.inf, np.float32)
+    np.maximum.at(best, index.passage("owner"), index.passage("vector") @ vector)
+    return [(index.ids[n], float(best[n])) for n in np.flatnonzero(np.isfinite(best))]
+
+
+def _best(found: list[tuple[str, float]], passing: Set[str], k: int) -> list[tuple[str, float]]:
+    return sorted((pair for pair in found if pair[0] in passing), key=lambda pair: -pair[1])[:k]
+
+
 def _by_entry(rows: Sequence[Any]) -> list[tuple[str, list[StoredPassage]]]:
-    return [(entry, [_passage(row) for row in group]) for entry, group in groupby(rows, key=lambda row: row.entry_id)]
+    groups = groupby(rows, key=lambda row: row.entry_id)
+    return [(entry, [stored_passage(row) for row in group]) for entry, group in groups]
 
 
-def _passage(row: Any) -> StoredPassage:
+def stored_passage(row: Any) -> StoredPassage:
+    """One row of ``passages`` as the index takes it."""
     ids = np.frombuffer(row.piece_ids, "<u4")
     pieces = np.frombuffer(row.pieces, "i1")
     return StoredPassage(

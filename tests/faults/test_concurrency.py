@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import runpy
-import sqlite3
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from lightmem_integrations import LightMem, LightMemConfig
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing.embedders import HashEmbedder
 
 WORKER = runpy.run_path(str(Path(__file__).with_name("worker.py")))
@@ -78,8 +79,7 @@ def test_eight_threads_on_one_engine(memory, seconds):
 
 
 @DURATION
-def test_four_processes_on_one_file(spawn, tmp_path, seconds):
-    path = tmp_path / "memory.db"
+def test_four_processes_on_one_file(spawn, path, seconds):
     # All open the new file at once, begin together and leave together.
     workers = [spawn("mix", path, f"p{n}", seconds, wait=False) for n in range(4)]
     for worker in workers:
@@ -141,9 +141,8 @@ def test_all_threads_send_the_same_messages(memory):
     assert_holds(memory, [{"ana": ids}])
 
 
-def test_seq_of_one_session_is_without_gap_and_repeat(tmp_path):
+def test_seq_of_one_session_is_without_gap_and_repeat(path):
     """Eight threads and two engines write into one session."""
-    path = tmp_path / "memory.db"
     with LightMem(path, embedder=HashEmbedder()) as one, LightMem(path, embedder=HashEmbedder()) as two:
 
         def work(n: int) -> dict[str, set[str]]:
@@ -153,9 +152,8 @@ def test_seq_of_one_session_is_without_gap_and_repeat(tmp_path):
         ledgers = in_threads(work)
         assert_holds(one, ledgers)
         assert_holds(two, ledgers)
-    connection = sqlite3.connect(path)
-    numbers = [seq for (seq,) in connection.execute("SELECT seq FROM turns ORDER BY seq")]
-    connection.close()
+    with closing(SqlStore(path)) as store, store.reading("ana") as connection:
+        numbers = connection.exec_driver_sql("SELECT seq FROM turns ORDER BY seq").scalars().all()
     assert numbers == list(range(len(numbers)))
 
 

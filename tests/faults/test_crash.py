@@ -126,7 +126,6 @@ def check(path: Path, writers: list[Writer]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(40, 2, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_killed_writers_lose_nothing(spawn, tmp_path, kills, seed):
-    path = tmp_path / "memory.db"
+def test_killed_writers_lose_nothing(spawn, path, kills, seed):
     writers = kill_at_random(spawn, path, kills, seed)
     LOG.info("%d kills: %s", kills, check(path, writers))

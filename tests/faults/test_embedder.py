@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from threading import Event, Thread
 
 import numpy as np
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from lightmem_integrations import LightMem, LightMemConfig
 from lightmem_integrations.core.types import Finding
 from lightmem_integrations.errors import ClosedError, EmbedderError
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing.embedders import Fault, FlakyEmbedder, HashEmbedder
 
 USER = "ana"
@@ -123,9 +124,8 @@ def test_lost_vectors_are_noticed_and_made_again(tmp_path):
     path = tmp_path / "m.db"
     with LightMem(path, embedder=HashEmbedder()) as memory:
         memory.add([WALRUS, ZEBRA], user_id=USER)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM passages WHERE rowid = 1")
-    connection.close()
+    with closing(SqlStore(path)) as store, store.writing(USER) as connection:
+        connection.exec_driver_sql("DELETE FROM passages WHERE entry_id = (SELECT min(entry_id) FROM passages)")
     with LightMem(path, embedder=HashEmbedder()) as memory:
         assert not memory.doctor().ok
         assert finding(memory, "vectors").count == 1

@@ -12,6 +12,8 @@ import pytest
 from lightmem_integrations import LightMem
 from lightmem_integrations.testing.embedders import FlakyEmbedder, HashEmbedder
 
+pytestmark = pytest.mark.sqlite("looks for bytes in files; docs/postgres.md says what a server keeps")
+
 USER = "ana"
 
 

@@ -36,6 +36,8 @@ from lightmem_integrations.errors import (
 )
 from lightmem_integrations.testing.embedders import FlakyEmbedder, HashEmbedder
 
+pytestmark = pytest.mark.sqlite("faults of a file; those of a server are in tests/postgres")
+
 USER = "ana"
 NOBODY = 65534
 QUICK = LightMemConfig(busy_timeout_seconds=0.2)

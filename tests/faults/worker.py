@@ -1,7 +1,8 @@
 """A process that writes to a memory until it is killed or its time is up. Not a test.
 
     worker.py add PATH NAME START     batches from number START on, without end
-    worker.py mix PATH NAME SECONDS   adds, searches and forgets its own sessions
+    worker.py mix PATH NAME SECONDS [THREADS]   adds, searches and forgets its own sessions
+    worker.py line PATH NAME COUNT    adds one message after the other to the session that all share
     worker.py lock PATH               holds the write lock until its input is closed
 
 ``add`` prints the ids of a batch on one line after ``add`` has returned. ``mix`` prints what must be
@@ -15,6 +16,7 @@ import random
 import sqlite3
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from lightmem_integrations import LightMem
 from lightmem_integrations.testing.embedders import HashEmbedder
@@ -48,12 +50,24 @@ def add(path: str, name: str, start: int) -> None:
             number += 1
 
 
-def mix(path: str, name: str, seconds: float) -> None:
-    with LightMem(path, embedder=HashEmbedder()) as memory:
+def mix(path: str, name: str, seconds: float, threads: int = 1) -> None:
+    with LightMem(path, embedder=HashEmbedder()) as memory, ThreadPoolExecutor(threads) as pool:
         say("ready")
         sys.stdin.readline()  # all start together
-        held = mixed(memory, name, time.monotonic() + seconds)
+        until = time.monotonic() + seconds
+        held: dict[str, set[str]] = {}
+        for ledger in pool.map(lambda n: mixed(memory, f"{name}t{n}" if threads > 1 else name, until), range(threads)):
+            for user, ids in ledger.items():
+                held.setdefault(user, set()).update(ids)
         say(json.dumps({user: sorted(ids) for user, ids in held.items()}))
+
+
+def line(path: str, name: str, count: int) -> None:
+    with LightMem(path, embedder=HashEmbedder()) as memory:
+        say("ready")
+        sys.stdin.readline()
+        for number in range(count):
+            memory.add({"role": "user", "id": f"{name}-{number:03}", "content": f"{name} {number}"}, user_id=SHARED)
 
 
 def mixed(memory: LightMem, name: str, until: float) -> dict[str, set[str]]:
@@ -97,8 +111,10 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["add", path, name, start]:
             add(path, name, int(start))
-        case ["mix", path, name, seconds]:
-            mix(path, name, float(seconds))
+        case ["mix", path, name, seconds, *threads]:
+            mix(path, name, float(seconds), *map(int, threads))
+        case ["line", path, name, count]:
+            line(path, name, int(count))
         case ["lock", path]:
             lock(path)
         case _:

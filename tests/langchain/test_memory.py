@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sqlite3
+from contextlib import ExitStack, closing
 
 import pytest
 
 from lightmem_integrations import LightMem, UsageError
 from lightmem_integrations.errors import ClosedError, StorageBusyError
+from lightmem_integrations.stores.sql import dialect
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing import HashEmbedder
 
 pytest.importorskip("langchain_core")
@@ -261,8 +263,9 @@ def test_clear_scope_user_forgets_the_user(lightmem):
 # --------------------------------------------------------------------------------------- failing open
 def locked(path):
     """Another process writes, and does not finish."""
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
+    other = ExitStack()
+    connection = other.enter_context(other.enter_context(closing(SqlStore(path))).writing(None))
+    dialect.keep_writers_out(connection)
     return other
 
 

@@ -25,9 +25,9 @@ def guarded():
         yield guard
 
 
-async def test_the_guard_notices(path, guarded):
+async def test_the_guard_notices(tmp_path, guarded):
     with pytest.raises(blockbuster.BlockingError):
-        path.exists()
+        tmp_path.exists()
 
 
 async def test_memory(lightmem, guarded):

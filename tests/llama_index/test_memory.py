@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -26,6 +26,8 @@ from llama_index.core.workflow import Context
 from llama_index.core.workflow.context_serializers import JsonSerializer, PickleSerializer
 
 from lightmem_integrations.llama_index import LightMemMemory, LightMemRetriever
+from lightmem_integrations.stores.sql import dialect
+from lightmem_integrations.stores.sql.store import SqlStore
 
 # Of agents in llama-index-core, which use pydantic and workflows in an old way.
 pytestmark = [
@@ -365,6 +367,8 @@ from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import MockLLM
 from lightmem_integrations import LightMem
 from lightmem_integrations.llama_index import LightMemMemory
+from lightmem_integrations.stores.sql import dialect
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing import HashEmbedder
 
 path, user_id, session_id, *chat = sys.argv[1:]
@@ -628,8 +632,9 @@ def test_sync_calls_from_threads_and_loops(lightmem, make):
 # --------------------------------------------------------------------------------------- failing open
 def locked(path):
     """Another process writes, and does not finish."""
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    other = ExitStack()
+    connection = other.enter_context(other.enter_context(closing(SqlStore(path))).writing(None))
+    dialect.keep_writers_out(connection)
     return other
 
 

@@ -338,7 +338,7 @@ memory.flush()
 """
 
 
-def test_killed_in_the_middle_of_a_call(tmp_path: Path, monkeypatch):
+def test_killed_in_the_middle_of_a_call(path: Path | str, monkeypatch):
     """Nothing is lost, nothing made twice, and no finished buffer is asked for again."""
     monkeypatch.setattr("lightmem_integrations.core.pipeline.LEASE_SECONDS", 1.0)
     stuck = [True]
@@ -346,7 +346,6 @@ def test_killed_in_the_middle_of_a_call(tmp_path: Path, monkeypatch):
     def script(request: dict[str, Any]) -> Any:
         return fault("hang") if stuck and len(server.calls) >= 3 else note_taker(request)
 
-    path = tmp_path / "m.db"
     with LLMServer(script) as server:
         root = Path(__file__).parents[2]
         crasher = [sys.executable, "-c", CRASHER, str(path), server.url]
@@ -362,7 +361,7 @@ def test_killed_in_the_middle_of_a_call(tmp_path: Path, monkeypatch):
         config = LightMemConfig(llm="openai/tiny", llm_base_url=server.url, llm_api_key=SecretStr("sk-none"))
         with LightMem(path, config, embedder=HashEmbedder()) as memory:
             # The lease of the dead process runs out; it is not waited for here.
-            with memory._store.writing() as connection:
+            with memory._store.writing(None) as connection:
                 connection.exec_driver_sql("UPDATE segments SET lease_us = 0")
             memory.flush()
             assert extracted(memory) == Counter(f"m{n}" for n in range(500))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Notebook:
             kind="fact", text=text, sources=sources, session_id=session, seq=self.turns, timestamp=said,
             session_time=said, tokens=len(text.split()), language="en", **{"by_words": True, **more},
         )  # fmt: skip
-        with self.store.writing() as connection:
+        with self.store.writing(user) as connection:
             rev = self.store.next_version(connection, user)
             return self.store.insert_entries(connection, user, [entry], rev, "test")[0]
 
@@ -83,7 +83,7 @@ class Notebook:
         return self.store.entries_by_id(user, [entry])[entry]
 
     def queue(self) -> set[tuple[str, str, str]]:
-        with self.store.reading() as connection:
+        with self.store.reading(None) as connection:
             rows = connection.exec_driver_sql("SELECT memory_id, candidate_id, status FROM update_queue")
             return {tuple(row) for row in rows}
 
@@ -92,7 +92,7 @@ class Notebook:
 
     def dump(self) -> dict[str, list[str]]:
         tables = ("turns", "entries", "passages", "update_queue", "journal", "index_outbox", "users")
-        with self.store.reading() as connection:
+        with self.store.reading(None) as connection:
             return {t: sorted(str(tuple(r)) for r in connection.exec_driver_sql(f"SELECT * FROM {t}")) for t in tables}
 
 
@@ -623,17 +623,17 @@ def person(n: int, town: str) -> str:
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> Path:
-    """A file with twelve people, each of whom moved twice."""
-    book = Notebook(tmp_path / "memory.db")
+def people(path: Path | str) -> Path | str:
+    """A database with twelve people, each of whom moved twice."""
+    book = Notebook(path)
     for n in range(12):
         for day, town in enumerate(("Porto", "Lisbon", "Faro")):
             book.note(person(n, town), day)
     book.store.close()
-    return tmp_path / "memory.db"
+    return path
 
 
-def start(path: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(path: Path | str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(WORKER), str(path), *map(str, arguments)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert worker.stdout is not None
@@ -648,7 +648,7 @@ def finished(worker: subprocess.Popen[str]) -> list[list[str]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def assert_moved(path: Path) -> None:
+def assert_moved(path: Path | str) -> None:
     """Everybody lives in Faro; both earlier towns were replaced, once each."""
     book = Notebook(path)
     assert sorted(book.held()) == sorted(person(n, "Faro") for n in range(12))
@@ -673,15 +673,14 @@ def test_a_process_that_is_killed_leaves_nothing_half_done(people, place):
     worker = start(people, *place)
     finished(worker)
     assert worker.returncode == 9
-    with sqlite3.connect(people) as connection:
-        halves = connection.execute("SELECT count(*) FROM entries WHERE (version = 1) != (superseded_by IS NULL)")
-        assert halves.fetchone() == (0,)
-        updates = connection.execute("SELECT count(*) FROM journal WHERE operation = 'update'").fetchone()
-        replaced = connection.execute("SELECT count(*) FROM entries WHERE superseded_by IS NOT NULL").fetchone()
-        assert updates == replaced
-        decided = {row[0] for row in connection.execute("SELECT memory_id FROM update_queue WHERE status = 'done'")}
-        texts = dict(connection.execute("SELECT id, memory FROM entries"))
-    connection.close()
+    with closing(SqlStore(people)) as store, store.reading(None) as connection:
+        ask = connection.exec_driver_sql
+        halves = ask("SELECT count(*) FROM entries WHERE (version = 1) != (superseded_by IS NULL)")
+        assert halves.scalar() == 0
+        updates = ask("SELECT count(*) FROM journal WHERE operation = 'update'").scalar()
+        assert ask("SELECT count(*) FROM entries WHERE superseded_by IS NOT NULL").scalar() == updates
+        decided = set(ask("SELECT memory_id FROM update_queue WHERE status = 'done'").scalars())
+        texts = {row.id: row.memory for row in ask("SELECT id, memory FROM entries")}
     asked = finished(start(people, "update"))
     assert not {texts[i] for i in decided} & {older for older, *_ in asked}  # no finished decision again
     assert_moved(people)

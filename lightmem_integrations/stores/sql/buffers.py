@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from lightmem_integrations.core.ports import ClosedSegment, NewEntry, QueuedSegment, TurnNote, Waiting
 from lightmem_integrations.core.times import from_us, to_us
 from lightmem_integrations.core.types import Turn
 from lightmem_integrations.stores.sql import dialect
 from lightmem_integrations.stores.sql import schema as s
-from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, read_turn
+from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, read_turn, reason
 
 _T, _E, _S, _P = s.turns.c, s.entries.c, s.segments.c, s.passages.c
 
@@ -35,13 +35,13 @@ class SqlBuffers:
     # ------------------------------------------------------------------ reading turns
     def buffered(self, user_id: str, session_id: str, limit: int) -> list[Turn]:
         """The first turns of the session's sensory buffer, in order."""
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             rows = connection.execute(_BUFFERED, {"user": user_id, "session": session_id, "most": limit})
             return [read_turn(row) for row in rows]
 
     def before(self, user_id: str, session_id: str, seq: int, n: int) -> list[Turn]:
         """The ``n`` turns of the session before a position, in order."""
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             where = {"user": user_id, "session": session_id, "head": seq, "most": n}
             rows = connection.execute(_BEFORE, where).all()
         return [read_turn(row) for row in reversed(rows)]
@@ -49,7 +49,7 @@ class SqlBuffers:
     def turns(self, user_id: str, ids: Sequence[str]) -> dict[str, Turn]:
         """This user's turns among the ids."""
         found: dict[str, Turn] = {}
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             for chunk in chunks(ids):
                 rows = connection.execute(_TURNS, {"user": user_id, "ids": chunk})
                 found.update((row.id, read_turn(row)) for row in rows)
@@ -58,7 +58,7 @@ class SqlBuffers:
     def compressed(self, user_id: str, ids: Sequence[str]) -> dict[str, str]:
         """The compressed texts of turns, by turn id, where there are any."""
         of_entry = {entry_id(user_id, "turn", [i]): i for i in ids}
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             rows = [
                 row
                 for chunk in chunks(list(of_entry))
@@ -73,7 +73,7 @@ class SqlBuffers:
         """
         of_entry = {entry_id(user_id, "turn", [i]): i for i in ids}
         sums: dict[str, NDArray[np.float32]] = {}
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             for chunk in chunks(list(of_entry)):
                 for row in connection.execute(_VECTORS, {"user": user_id, "ids": chunk}):
                     vector = np.frombuffer(row.vector, "<f4")
@@ -101,7 +101,7 @@ class SqlBuffers:
             .where(*_of(_S, user_id, session_id))
             .group_by(_S.user_id, _S.session_id, _S.state)
         )
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             for row in connection.execute(turns):
                 found.setdefault((row.user_id, row.session_id), {})["turns"] = row.n
                 since[row.user_id, row.session_id] = to_us(datetime.fromisoformat(row.since))
@@ -132,7 +132,7 @@ class SqlBuffers:
         """Tokens of compressed turns ``before`` and ``after``, and turns that ``failed``."""
         before = select(func.sum(_T.tokens), func.sum(_T.compressed_tokens)).where(_T.compressed_tokens.is_not(None))
         sessions = select(s.sessions.c.metadata).where(*_of(s.sessions.c, user_id, None))
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             tokens = connection.execute(before.where(*_of(_T, user_id, None))).one()
             failed = sum(m.get("not_compressed", 0) for m in connection.execute(sessions).scalars())
         return {"before": int(tokens[0] or 0), "after": int(tokens[1] or 0), "failed": failed}
@@ -140,7 +140,7 @@ class SqlBuffers:
     def reasons(self, user_id: str | None = None) -> list[str]:
         """Distinct reasons why segments could not be extracted."""
         statement = select(_S.error).where(_S.error.is_not(None), *_of(_S, user_id, None)).distinct().limit(5)
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             return list(connection.execute(statement).scalars())
 
     def left_behind(self, user_id: str, session_id: str, before: datetime) -> list[str]:
@@ -159,7 +159,7 @@ class SqlBuffers:
             .where(or_(c.last_updated < begun, c.last_updated < before.astimezone(timezone.utc).isoformat()))
             .order_by(c.last_updated, c.session_id)
         )
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             return list(connection.execute(statement).scalars())
 
     # ------------------------------------------------------------------ filling
@@ -170,7 +170,7 @@ class SqlBuffers:
             False, and nothing was done, if one of them was moved or forgotten meanwhile.
         """
         ids = [i for segment in segments for i in segment.turn_ids]
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             seqs: dict[str, int] = {}
             for chunk in chunks(ids):
                 where = {"user": user_id, "session": session_id, "ids": chunk}
@@ -224,11 +224,11 @@ class SqlBuffers:
     def enqueue(self, user_id: str, session_id: str, at_least: int) -> int:
         """Queue the session's held segments if they have so many tokens together; returns how many."""
         where = {"user": user_id, "session": session_id}
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             count, tokens = connection.execute(_HELD, where).one()
         if not count or tokens < at_least:
             return 0
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             return int(connection.execute(_ENQUEUED, where).rowcount)
 
     # ------------------------------------------------------------------ emptying
@@ -249,12 +249,14 @@ class SqlBuffers:
         """
         now = time.time_ns() // 1000
         queued = and_(_S.user_id == user_id, _S.state == "queued")
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             order = (_S.since_us, _S.session_id, _S.seq)
-            rows = connection.execute(select(s.segments).where(queued).order_by(*order)).all()
-            if sum(row.tokens for row in rows) < at_least or any(
-                row.owner not in (None, owner) and (row.lease_us or 0) > now for row in rows
-            ):
+            free = select(s.segments).where(queued).order_by(*order).with_for_update(skip_locked=True)
+            rows = connection.execute(free).all()
+            there = connection.execute(select(func.count()).select_from(s.segments).where(queued)).scalar_one()
+            if len(rows) < there or sum(row.tokens for row in rows) < at_least:
+                return []
+            if any(row.owner not in (None, owner) and (row.lease_us or 0) > now for row in rows):
                 return []
             taken: list[QueuedSegment] = []
             for row in rows:
@@ -271,8 +273,10 @@ class SqlBuffers:
     def renew(self, owner: str, lease_seconds: float) -> None:
         """Keep what was claimed for another while."""
         lease = time.time_ns() // 1000 + int(lease_seconds * 1e6)
-        with self._store.writing(relaxed=True) as connection:
-            connection.execute(update(s.segments).where(_S.owner == owner).values(lease_us=lease))
+        # Of several users, so in nobody's turn: what somebody else is at needs no longer lease.
+        owned = select(_S.user_id, _S.id).where(_S.owner == owner).with_for_update(skip_locked=True)
+        with self._store.writing(None, relaxed=True) as connection:
+            connection.execute(update(s.segments).where(tuple_(_S.user_id, _S.id).in_(owned)).values(lease_us=lease))
 
     def finish(
         self,
@@ -297,7 +301,7 @@ class SqlBuffers:
             ids of the new entries; None, and nothing was done, when the claim was lost: the lease ran
             out and somebody else took over, or a turn was forgotten.
         """
-        with self._store.writing() as connection:
+        with self._store.writing(user_id) as connection:
             found: list[str] = []
             for chunk in chunks(ids):
                 where = {"user": user_id, "taker": owner, "ids": chunk}
@@ -335,10 +339,10 @@ class SqlBuffers:
             error: why they failed.
             tries: after so many failures they are parked; 0 does not count this one.
         """
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             for chunk in chunks(ids):
                 mine = and_(_S.user_id == user_id, _S.owner == owner, _S.id.in_(chunk))
-                values: dict[str, Any] = {"owner": None, "lease_us": None, "error": error[:500]}
+                values: dict[str, Any] = {"owner": None, "lease_us": None, "error": reason(error)}
                 if tries:
                     values["attempts"] = _S.attempts + 1
                 connection.execute(update(s.segments).where(mine).values(**values))
@@ -349,20 +353,20 @@ class SqlBuffers:
     def unpark(self, user_id: str | None = None) -> int:
         """Queue parked segments again, with their failures forgiven; returns how many."""
         where = [_S.state == "parked", *_of(_S, user_id, None)]
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             freed = update(s.segments).where(*where).values(state="queued", attempts=0)
             return int(connection.execute(freed).rowcount)
 
     # ------------------------------------------------------------------ the quota of language models
     def used(self, day: str) -> int:
         """Tokens that language models charged on a UTC date."""
-        with self._store.reading() as connection:
+        with self._store.reading(None) as connection:
             found = connection.execute(select(s.llm_usage.c.tokens).where(s.llm_usage.c.day == day)).scalar()
         return int(found or 0)
 
     def add(self, day: str, tokens: int) -> int:
         """Add to a day, whichever process does it; returns its new total."""
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(None, relaxed=True) as connection:
             statement = dialect.upsert(connection, s.llm_usage).values(day=day, tokens=tokens)
             statement = statement.on_conflict_do_update(
                 index_elements=["day"], set_={"tokens": s.llm_usage.c.tokens + tokens}

@@ -61,7 +61,7 @@ class SqlConsolidation:
         if not history:
             where.append(_E.superseded_by.is_(None))
         statement = select(s.entries).where(*where)
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             parts = [statement] if ids is None else [statement.where(_E.id.in_(chunk)) for chunk in chunks(ids)]
             rows = sorted((row for part in parts for row in connection.execute(part)), key=_place)
             known = self._vectors(connection, user_id) if vectors else {}
@@ -84,20 +84,20 @@ class SqlConsolidation:
     def summaries(self, user_id: str) -> list[MemoryEntry]:
         """Summaries across events that are in force."""
         where = and_(_E.user_id == user_id, _E.kind == "summary", _E.superseded_by.is_(None))
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             return [read_entry(row) for row in connection.execute(select(s.entries).where(where, _lasting(_E)))]
 
     # ------------------------------------------------------------------ the update queue
     def enqueue(self, user_id: str, pairs: Sequence[Pair]) -> None:
         """Put pairs into the queue that were never there; nothing is written when there are none."""
         known = select(_Q.memory_id, _Q.candidate_id).where(_Q.user_id == user_id)
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             seen = {tuple(row) for row in connection.execute(known)}
         new = {(p.earlier, p.later): p for p in reversed(pairs) if (p.earlier, p.later) not in seen}
         if not new:
             return
         now = _now()
-        with self._store.writing(relaxed=True) as connection:
+        with self._store.writing(user_id, relaxed=True) as connection:
             there = self._versions(connection, user_id, [i for pair in new for i in pair])
             rows = [
                 {
@@ -138,7 +138,7 @@ class SqlConsolidation:
         if earlier is not None:
             statement = statement.where(_Q.memory_id == earlier)
         found: dict[str, list[str]] = {}
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             for row in connection.execute(statement):
                 found.setdefault(row.memory_id, []).append(row.candidate_id)
         return found
@@ -164,7 +164,7 @@ class SqlConsolidation:
             False, and nothing was done, when an entry has another version than was seen or is gone, a pair
             was settled by somebody else, or the new entry is there already.
         """
-        with self._store.writing() as connection:
+        with self._store.writing(user_id) as connection:
             if self._versions(connection, user_id, outcome.seen) != outcome.seen:
                 return False
             pairs = and_(_Q.user_id == user_id, _PAIR.in_(outcome.settles), _Q.status == "pending")
@@ -253,8 +253,8 @@ class SqlConsolidation:
         Raises:
             UsageError: nothing to undo, or a later change stands in the way.
         """
-        with self._store.writing() as connection:
-            rev = self._store.next_version(connection, user_id)  # first: other writers of this user now wait
+        with self._store.writing(user_id) as connection:
+            rev = self._store.next_version(connection, user_id)
             row = next(iter(self._rows(connection, user_id, [entry_id])), None)
             if row is None:
                 raise UsageError("entry_id", "must be of an entry that this user has", entry_id)
@@ -326,19 +326,19 @@ class SqlConsolidation:
     # ------------------------------------------------------------------ sweeping
     def users(self) -> list[str]:
         """Everybody who has a memory."""
-        with self._store.reading() as connection:
+        with self._store.reading(None) as connection:
             return list(connection.execute(select(s.users.c.user_id).order_by(s.users.c.user_id)).scalars())
 
     def expired(self, user_id: str, now: datetime) -> list[str]:
         """Entries whose time is up, the oldest first."""
         statement = select(_E.id).where(_E.user_id == user_id, _E.expires_at_us <= to_us(now))
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             return list(connection.execute(statement.order_by(_E.timestamp_us, _E.id)).scalars())
 
     def holdings(self, user_id: str) -> list[Holding]:
         """All entries, as retention sees them."""
         columns = (_E.id, _E.kind, _E.timestamp, _E.importance, _E.superseded_by, _E.sources)
-        with self._store.reading() as connection:
+        with self._store.reading(user_id) as connection:
             return [
                 Holding(r.id, r.kind, datetime.fromisoformat(r.timestamp), r.importance, r.superseded_by, r.sources)
                 for r in connection.execute(select(*columns).where(_E.user_id == user_id))

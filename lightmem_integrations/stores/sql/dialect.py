@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -10,17 +11,18 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from lightmem_integrations.errors import (
     CorruptDataError,
     LightMemError,
-    MissingDependencyError,
     StorageBusyError,
     StorageError,
     UsageError,
 )
+from lightmem_integrations.stores.sql import access, postgresql, triggers
 
 MEMORY = ":memory:"
 
@@ -37,8 +39,10 @@ def open_engine(path_or_url: str | Path, busy_timeout_seconds: float) -> Engine:
     if not text.strip():
         raise UsageError("path_or_url", "must be a file path, ':memory:' or a database URL", text)
     url = _url(text)
+    if url.get_backend_name() == "postgresql":
+        return postgresql.open_engine(url, busy_timeout_seconds)
     if url.get_backend_name() != "sqlite":
-        return _server_engine(url)
+        raise UsageError("path_or_url", "must name SQLite or PostgreSQL", url.drivername)
     in_memory = url.database in (None, "", MEMORY)
     if in_memory:
         url = URL.create("sqlite")
@@ -47,6 +51,7 @@ def open_engine(path_or_url: str | Path, busy_timeout_seconds: float) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
+        hide_parameters=True,  # an error must not quote what was said
         **({"poolclass": StaticPool} if in_memory else {"poolclass": QueuePool, "pool_size": 8, "max_overflow": 64}),
     )
     event.listen(engine, "connect", _configure_sqlite)
@@ -59,17 +64,25 @@ def _url(text: str) -> URL:
         return URL.create("sqlite", database=text)
     try:
         return make_url(text)
-    except (sa_exc.ArgumentError, ValueError) as error:
-        raise UsageError("path_or_url", f"must be a file path or a database URL ({error})", text) from error
+    except (sa_exc.ArgumentError, ValueError):
+        rule = "must be a file path or a database URL, such as postgresql+psycopg://user:password@host/database"
+        raise UsageError("path_or_url", rule, _SECRET.sub("//***@", text)) from None  # the cause quotes the password
 
 
-def _server_engine(url: URL) -> Engine:
+_SECRET = re.compile(r"//.*@")
+
+
+def shown(path_or_url: str | Path) -> str:
+    """A path or URL as messages show it: without its password."""
+    text = str(path_or_url)
+    if "://" not in text or text.startswith("sqlite"):
+        return text
     try:
-        return create_engine(url, pool_pre_ping=True)
-    except sa_exc.NoSuchModuleError as error:
-        raise UsageError("path_or_url", "must name a database that SQLAlchemy knows", url.drivername) from error
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "driver", "postgres", "This database") from error
+        url = make_url(text)
+    except (sa_exc.ArgumentError, ValueError):
+        return _SECRET.sub("//***@", text)
+    secrets = {name: "***" for name in url.query if "password" in name}
+    return url.update_query_dict(secrets).render_as_string(hide_password=True)
 
 
 def _check_folder(file: str) -> None:
@@ -84,9 +97,14 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def in_memory(engine: Engine) -> bool:
+    """The database is one connection, and goes with it."""
+    return engine.dialect.name == "sqlite" and engine.url.database is None
+
+
 def before_first_write(engine: Engine) -> None:
     """Switch an SQLite file to write-ahead logging, once it is known to be ours or empty."""
-    if engine.dialect.name == "sqlite" and engine.url.database is not None:
+    if engine.dialect.name == "sqlite" and not in_memory(engine):
         with closing(engine.raw_connection()) as connection, suppress(sqlite3.OperationalError):
             # Another process that opens the same new file may be quicker; the mode is the file's.
             connection.cursor().execute("PRAGMA journal_mode=WAL")
@@ -101,24 +119,79 @@ def compact(engine: Engine) -> None:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+@contextmanager
+def transaction(
+    connection: Connection, user_id: str | None, *, writing: bool, relaxed: bool = False
+) -> Iterator[Connection]:
+    """A transaction that reads one snapshot, or one that writes after other writers of the user have ended.
+
+    Args:
+        connection: not in a transaction.
+        user_id: whose rows; None for everybody's.
+        writing: it writes.
+        relaxed: it may be taken back by a power cut (derived data only).
+    """
+    if connection.dialect.name == "postgresql":
+        with postgresql.transaction(connection, user_id, writing=writing, relaxed=relaxed):
+            yield connection
+        return
+    connection = connection.execution_options(writing=writing)
+    if relaxed:
+        _synchronous(connection, "NORMAL")
+    try:
+        with connection.begin():
+            yield connection
+    finally:
+        if relaxed:
+            _synchronous(connection, "FULL")
+
+
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get("writing", False)
     # A reader that turns into a writer half-way can fail at once, whatever the busy timeout.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def relax_durability(connection: Connection, *, relaxed: bool) -> None:
-    """Let the next transactions of this connection return before they are synced (derived data only)."""
-    if connection.dialect.name == "sqlite":
-        cursor: Any = connection.connection.cursor()
-        cursor.execute(f"PRAGMA synchronous={'NORMAL' if relaxed else 'FULL'}")
-    else:
-        connection.exec_driver_sql(f"SET synchronous_commit TO {'off' if relaxed else 'on'}")
+def _synchronous(connection: Connection, how: str) -> None:
+    cursor: Any = connection.connection.cursor()
+    cursor.execute(f"PRAGMA synchronous={how}")
+
+
+def keep_writers_out(connection: Connection) -> None:
+    """Wait for all writers, of any user, and let none begin before this transaction, about everybody, ends."""
+    if connection.dialect.name == "postgresql":
+        postgresql.keep_writers_out(connection)
+
+
+def after_migration(connection: Connection) -> None:
+    """Make the triggers that are always there, and let what guards the old tables guard new ones."""
+    for statement in triggers.ALWAYS[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
+    if connection.dialect.name == "postgresql":
+        access.renew(connection)
+
+
+def fence(connection: Connection, role: str | None, password: str | None) -> None:
+    """Put row level security in place; see ``access``.
+
+    Raises:
+        UsageError: this is no PostgreSQL, or no policy holds for the role.
+    """
+    if connection.dialect.name != "postgresql":
+        raise UsageError("path_or_url", "must name PostgreSQL: a file needs no roles", connection.dialect.name)
+    access.fence(connection)
+    if role is not None:
+        access.allow(connection, role, password)
+
+
+def passes_policies(connection: Connection) -> bool:
+    """Row level security is in place, but holds nothing for the role of this connection."""
+    return connection.dialect.name == "postgresql" and access.passes(connection)
 
 
 def upsert(connection: Connection, table: Table) -> Any:
     """``INSERT`` that can be followed by ``on_conflict_do_nothing`` or ``on_conflict_do_update``."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return pg.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def integrity_errors(connection: Connection) -> list[str]:
@@ -139,7 +212,9 @@ def translated(path: str) -> Iterator[None]:
     except sa_exc.TimeoutError as error:
         raise StorageBusyError(f"no free connection to {path}: {error}") from error
     except sa_exc.DBAPIError as error:
-        raise _translate(error.orig, path) from error
+        if isinstance(error.orig, sqlite3.Error):
+            raise _translate(error.orig, path) from error
+        raise postgresql.translate(error, path) from error
     except sqlite3.Error as error:
         raise _translate(error, path) from error
     except (sa_exc.ResourceClosedError, sa_exc.NoSuchColumnError) as error:

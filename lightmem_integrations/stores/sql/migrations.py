@@ -32,7 +32,20 @@ def _buffers(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _buffers}
+def _projection(connection: Connection) -> None:
+    """Version 3: what an index outside of the database has yet to learn."""
+    serial = "BIGSERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY AUTOINCREMENT"
+    for statement in (
+        f"""CREATE TABLE projection_outbox (
+            seq {serial} NOT NULL, user_id VARCHAR(255) NOT NULL, entry_id VARCHAR(36) NOT NULL,
+            attempts INTEGER DEFAULT '0' NOT NULL, error TEXT, owner VARCHAR(32), lease_us BIGINT)""",
+        "CREATE INDEX projection_by_user ON projection_outbox (user_id, seq)",
+        "CREATE INDEX entries_by_place ON entries (user_id, session_id, seq)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _buffers, 2: _projection}
 
 
 def is_current(connection: Connection, path: str) -> bool:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _JSON = JSON().with_variant(JSONB(), "postgresql")
 _SERIAL = BigInteger().with_variant(Integer(), "sqlite")
@@ -140,6 +140,7 @@ entries = Table(
     Column("by_words", Boolean),
     Index("entries_by_rev", "user_id", "rev"),
     Index("entries_by_time", "user_id", "timestamp_us", "id"),
+    Index("entries_by_place", "user_id", "session_id", "seq"),
 )
 
 # What the encoder made of an entry: one row per passage. ``vector`` float32, ``piece_ids`` uint32,
@@ -201,6 +202,23 @@ index_outbox = Table(
     Index("outbox_by_user", "user_id", "seq"),
     Index("outbox_by_entry", "user_id", "entry_id"),
     sqlite_autoincrement=True,  # a number is never used twice: it says which text was to be encoded
+)
+
+# Entries that an index outside of this database has yet to look at again, written by triggers while
+# there is such an index. A drainer reads what they are now: the order says nothing. No foreign key:
+# it is told of entries that are gone.
+projection_outbox = Table(
+    "projection_outbox",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("user_id", _ID, nullable=False),
+    Column("entry_id", String(36), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error", Text),
+    Column("owner", String(32)),
+    Column("lease_us", BigInteger),
+    Index("projection_by_user", "user_id", "seq"),
+    sqlite_autoincrement=True,
 )
 
 # Tokens charged by language models, by UTC date. Of the whole database: no user's.

@@ -73,6 +73,40 @@ def entry_row(user_id: str, made: str, entry: NewEntry) -> dict[str, Any]:
     }
 
 
+def turn_rows_of(
+    user_id: str, turn: NewTurn, seq: int, rev: int, actor: str, now: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Rows of ``turns``, ``entries`` and ``journal`` for a new turn at a place in its session."""
+    made = entry_id(user_id, "turn", [turn.id])
+    shared: dict[str, Any] = {
+        "user_id": user_id,
+        "session_id": turn.session_id,
+        "seq": seq,
+        "role": turn.role,
+        "speaker": turn.speaker,
+        "timestamp": turn.timestamp.isoformat(),
+        "timestamp_us": to_us(turn.timestamp),
+        "session_time": turn.session_time.isoformat(),
+        "tokens": turn.tokens,
+        "metadata": dict(turn.metadata),
+    }
+    said = {"id": turn.id, "content": turn.content, "content_hash": turn.content_hash, "state": "buffered"}
+    entry = {
+        "id": made,
+        "rev": rev,
+        "kind": "turn",
+        "memory": turn.content,
+        "summary": "",
+        "language": turn.language,
+        "importance": turn.metadata.get("importance"),
+        "expires_at_us": _us(turn.expires_at),
+        "version": 1,
+        "sources": [turn.id],
+    }
+    change = {"user_id": user_id, "entry_id": made, "at": now, "actor": actor, "operation": "insert", "after": 1}
+    return shared | said, shared | entry, change
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What an index has yet to learn of a user, to be read in order, in parts.
@@ -99,11 +133,11 @@ class SqlStore:
     """
 
     def __init__(self, path_or_url: str | Path, busy_timeout_seconds: float = 30.0) -> None:
-        self.path = str(path_or_url)
+        self.path = dialect.shown(path_or_url)
         self._closed = False
         self._engine = dialect.open_engine(path_or_url, busy_timeout_seconds)
         # An in-memory database is one connection, which threads must take in turn.
-        self._turn = RLock() if self._engine.url.database is None else None
+        self._turn = RLock() if dialect.in_memory(self._engine) else None
         try:
             self._prepare()
         except BaseException:
@@ -112,42 +146,78 @@ class SqlStore:
 
     def _prepare(self) -> None:
         """Bring the schema up to date; a file that is up to date is not written to."""
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             ready = migrations.is_current(connection, self.path)
         if not ready:
             with dialect.translated(self.path):
                 dialect.before_first_write(self._engine)
-            with self.writing() as connection:
+            with self.writing(None) as connection:
+                dialect.keep_writers_out(connection)  # of several that come to migrate, one does it
                 migrations.migrate(connection, self.path)
+                dialect.after_migration(connection)
 
     # ------------------------------------------------------------------ transactions
     @contextmanager
-    def _transaction(self, *, writing: bool, relaxed: bool = False) -> Iterator[Connection]:
-        with dialect.translated(self.path), _maybe(self._turn), self._connection() as raw:
-            connection = raw.execution_options(writing=writing)
-            if relaxed:
-                dialect.relax_durability(connection, relaxed=True)
-            try:
-                with connection.begin():
-                    yield connection
-            finally:
-                if relaxed:
-                    dialect.relax_durability(connection, relaxed=False)
-
-    def _connection(self) -> Connection:
-        if self._closed:
-            raise ClosedError(f"{self.path} was closed; open a new LightMem")
-        return self._engine.connect()
-
-    def writing(self, *, relaxed: bool = False) -> AbstractContextManager[Connection]:
-        """A transaction that writes; ``relaxed`` ones may be taken back by a power cut (derived data only)."""
-        return self._transaction(writing=True, relaxed=relaxed)
+    def _transaction(self, user_id: str | None, *, writing: bool, relaxed: bool = False) -> Iterator[Connection]:
+        with (
+            dialect.translated(self.path),
+            _maybe(self._turn),
+            self._connected() as raw,
+            dialect.transaction(raw, user_id, writing=writing, relaxed=relaxed) as connection,
+        ):
+            yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A transaction that reads one snapshot."""
-        with dialect.sound_values(self.path), self._transaction(writing=False) as connection:
+    def _connected(self) -> Iterator[Connection]:
+        self._check_open()
+        pool = self._engine.pool
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        finally:
+            if self._closed:  # meanwhile: nobody else closes what was given back since
+                pool.dispose()
+                self._engine.dispose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.path} was closed; open a new LightMem")
+
+    def writing(self, user_id: str | None, *, relaxed: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction that writes. Those of one user follow one another.
+
+        Args:
+            user_id: whose rows; None for everybody's, which keeps nobody else from writing unless
+                ``dialect.keep_writers_out`` is called: its statements must each be right by themselves.
+            relaxed: it may be taken back by a power cut (derived data only).
+        """
+        return self._transaction(user_id, writing=True, relaxed=relaxed)
+
+    @contextmanager
+    def reading(self, user_id: str | None) -> Iterator[Connection]:
+        """A transaction that reads one snapshot of a user's rows; None for everybody's."""
+        with dialect.sound_values(self.path), self._transaction(user_id, writing=False) as connection:
             yield connection
+
+    # ------------------------------------------------------------------ row level security (PostgreSQL)
+    def fence(self, role: str | None = None, password: str | None = None) -> None:
+        """Put row level security in place, and give a plain role what it needs to work behind it.
+
+        Args:
+            role: made if it is not there; None for policies alone.
+            password: of the role; None leaves it as it is.
+
+        Raises:
+            UsageError: the database has no such thing, or no policy holds for the role.
+            StorageError: this role may not do it.
+        """
+        with self.writing(None) as connection:
+            dialect.fence(connection, role, password)
+
+    def passes_policies(self) -> bool:
+        """Row level security is in place, but this engine's role passes it."""
+        with self.reading(None) as connection:
+            return dialect.passes_policies(connection)
 
     def close(self) -> None:
         """Give back every connection. Calling it twice is fine."""
@@ -172,7 +242,7 @@ class SqlStore:
             UsageError: when an id is there already with another role, speaker or text; nothing is
                 written then.
         """
-        with self.writing() as connection:
+        with self.writing(user_id) as connection:
             known = self._hashes(connection, user_id, [t.id for t in turns])
             fresh: list[NewTurn] = []
             for turn in turns:
@@ -221,43 +291,12 @@ class SqlStore:
         first = self._grow_session(connection, user_id, session_id, turns, now)
         turn_rows, entry_rows, journal_rows, outbox_rows = [], [], [], []
         for seq, turn in enumerate(turns, first):
-            made = entry_id(user_id, "turn", [turn.id])
-            shared: dict[str, Any] = {
-                "user_id": user_id,
-                "session_id": session_id,
-                "seq": seq,
-                "role": turn.role,
-                "speaker": turn.speaker,
-                "timestamp": turn.timestamp.isoformat(),
-                "timestamp_us": to_us(turn.timestamp),
-                "session_time": turn.session_time.isoformat(),
-                "tokens": turn.tokens,
-                "metadata": dict(turn.metadata),
-            }
-            turn_rows.append(
-                shared
-                | {"id": turn.id, "content": turn.content, "content_hash": turn.content_hash, "state": "buffered"}
-            )
-            entry_rows.append(
-                shared
-                | {
-                    "id": made,
-                    "rev": rev,
-                    "kind": "turn",
-                    "memory": turn.content,
-                    "summary": "",
-                    "language": turn.language,
-                    "importance": turn.metadata.get("importance"),
-                    "expires_at_us": _us(turn.expires_at),
-                    "version": 1,
-                    "sources": [turn.id],
-                }
-            )
-            journal_rows.append(
-                {"user_id": user_id, "entry_id": made, "at": now, "actor": actor, "operation": "insert", "after": 1}
-            )
+            said, made, change = turn_rows_of(user_id, turn, seq, rev, actor, now)
+            turn_rows.append(said)
+            entry_rows.append(made)
+            journal_rows.append(change)
             if queue:
-                outbox_rows.append({"user_id": user_id, "entry_id": made, "attempts": 0})
+                outbox_rows.append({"user_id": user_id, "entry_id": made["id"], "attempts": 0})
         for table, rows in (
             (s.turns, turn_rows),
             (s.entries, entry_rows),
@@ -341,7 +380,7 @@ class SqlStore:
     # ------------------------------------------------------------------ reading for the index
     def version(self, user_id: str) -> Version | None:
         """Where this user's memory stands; None when there is none."""
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return self._version(connection, user_id)
 
     def _version(self, connection: Connection, user_id: str) -> Version | None:
@@ -352,17 +391,21 @@ class SqlStore:
     def changes(self, user_id: str, after: int) -> Iterator[Changes]:
         """What changed after a version, from one snapshot, which lasts as long as the block."""
         where = {"user": user_id, "after": after}
-        with self.reading() as raw:
-            connection = raw.execution_options(yield_per=LOAD_ROWS)
+        in_parts = {} if after else {"yield_per": LOAD_ROWS}  # a whole memory; what is new is little
+        with self.reading(user_id) as connection:
             version = self._version(connection, user_id)
             passages, pieces = connection.execute(_SIZES, where).one()
-            yield Changes(
-                version=version,
-                passages=passages,
-                pieces=pieces // 4,
-                entry_rows=connection.execute(_CHANGED_ENTRIES, where).partitions(),
-                passage_rows=connection.execute(_CHANGED_PASSAGES, where).partitions(),
-            )
+            with (
+                connection.execute(_CHANGED_ENTRIES, where, execution_options=in_parts) as entry_rows,
+                connection.execute(_CHANGED_PASSAGES, where, execution_options=in_parts) as passage_rows,
+            ):
+                yield Changes(
+                    version=version,
+                    passages=passages,
+                    pieces=pieces // 4,
+                    entry_rows=entry_rows.partitions(LOAD_ROWS),
+                    passage_rows=passage_rows.partitions(LOAD_ROWS),
+                )
 
     # ------------------------------------------------------------------ the outbox
     def pending(self, user_id: str, limit: int) -> list[Pending]:
@@ -375,7 +418,7 @@ class SqlStore:
             .order_by(o.attempts, o.seq)
             .limit(limit)
         )
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             rows = connection.execute(statement)
             return [Pending(row.id, row.seq, row.speaker or "", row.memory, row.tokens) for row in rows]
 
@@ -384,12 +427,12 @@ class SqlStore:
         statement = select(func.count()).select_from(s.index_outbox)
         if user_id is not None:
             statement = statement.where(s.index_outbox.c.user_id == user_id)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return int(connection.execute(statement).scalar_one())
 
     def pending_users(self) -> list[str]:
         """Users with entries that wait for the encoder."""
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             return list(connection.execute(select(s.index_outbox.c.user_id).distinct()).scalars())
 
     def save_encoded(self, user_id: str, encoded: Sequence[Encoded]) -> int:
@@ -403,7 +446,7 @@ class SqlStore:
             entries stored.
         """
         o = s.index_outbox.c
-        with self.writing(relaxed=True) as connection:
+        with self.writing(user_id, relaxed=True) as connection:
             valid: set[int] = set()
             for chunk in chunks([e.ticket for e in encoded]):
                 found = select(o.seq).where(o.user_id == user_id, o.seq.in_(chunk))
@@ -414,24 +457,24 @@ class SqlStore:
             rev = self.next_version(connection, user_id)
             for chunk in chunks([e.ticket for e in kept]):
                 connection.execute(delete(s.index_outbox).where(o.user_id == user_id, o.seq.in_(chunk)))
-            connection.execute(insert(s.passages), [row for e in kept for row in _passage_rows(user_id, e, rev)])
+            connection.execute(insert(s.passages), [row for e in kept for row in passage_rows(user_id, e, rev)])
             return len(kept)
 
     def note_failure(self, user_id: str, ids: Sequence[str], error: str) -> None:
         """Count a failed attempt to encode these entries; they stay in the outbox."""
         c = s.index_outbox.c
-        with self.writing(relaxed=True) as connection:
+        with self.writing(user_id, relaxed=True) as connection:
             for chunk in chunks(ids):
                 rows = and_(c.user_id == user_id, c.entry_id.in_(chunk))
                 connection.execute(
-                    update(s.index_outbox).where(rows).values(attempts=c.attempts + 1, error=error[:500])
+                    update(s.index_outbox).where(rows).values(attempts=c.attempts + 1, error=reason(error))
                 )
 
     # ------------------------------------------------------------------ reading for people
     def entries_by_id(self, user_id: str, ids: Sequence[str]) -> dict[str, MemoryEntry]:
         """The entries of this user among the ids."""
         found: dict[str, MemoryEntry] = {}
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             for chunk in chunks(ids):
                 for row in connection.execute(_ENTRIES_BY_ID, {"user": user_id, "ids": chunk}):
                     found[row.id] = read_entry(row)
@@ -447,7 +490,7 @@ class SqlStore:
         """Passages of an entry with their vectors, in order."""
         c = s.passages.c
         statement = select(c.start, c.end, c.vector).where(c.user_id == user_id, c.entry_id == entry).order_by(c.n)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return [
                 (Passage(row.start, row.end), np.frombuffer(row.vector, "<f4")) for row in connection.execute(statement)
             ]
@@ -461,7 +504,7 @@ class SqlStore:
             order = [column.desc() for column in order]
         statement = select(s.entries).where(*conditions(scope, filter)).order_by(*order)
         out: list[MemoryEntry] = []
-        with self.reading() as connection:
+        with self.reading(scope.user_id) as connection:
             if filter.metadata is None:
                 return [read_entry(row) for row in connection.execute(statement.limit(limit).offset(offset))]
             for row in connection.execute(statement) if limit else ():
@@ -477,7 +520,7 @@ class SqlStore:
         """The user's sessions, the one that was written to last first."""
         c = s.sessions.c
         statement = select(s.sessions).where(c.user_id == user_id).order_by(c.last_updated.desc(), c.session_id)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return [
                 Session(
                     id=row.session_id,
@@ -499,7 +542,7 @@ class SqlStore:
         while True:
             after = or_(t.session_id > last[0], and_(t.session_id == last[0], t.seq > last[1]))
             statement = select(s.turns).where(t.user_id == user_id, after).order_by(t.session_id, t.seq).limit(1000)
-            with self.reading() as connection:
+            with self.reading(user_id) as connection:
                 rows = connection.execute(statement).all()
             if not rows:
                 return
@@ -510,7 +553,7 @@ class SqlStore:
         """What happened to an entry, oldest first."""
         j = s.journal.c
         statement = select(s.journal).where(j.user_id == user_id, j.entry_id == entry).order_by(j.seq)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return [
                 Change(r.entry_id, datetime.fromisoformat(r.at), r.actor, r.operation, r.before, r.after)
                 for r in connection.execute(statement)
@@ -519,7 +562,7 @@ class SqlStore:
     def counts(self, user_id: str | None = None) -> dict[str, int]:
         """Rows by table, of one user or of all."""
         out = {}
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             for table in USER_TABLES_SHOWN:
                 statement = select(func.count()).select_from(table)
                 if user_id is not None:
@@ -532,7 +575,7 @@ class SqlStore:
         statement = select(_E.kind, func.count()).group_by(_E.kind)
         if user_id is not None:
             statement = statement.where(_E.user_id == user_id)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return dict.fromkeys(KINDS, 0) | {kind: n for kind, n in connection.execute(statement)}
 
     # ------------------------------------------------------------------ forgetting
@@ -542,7 +585,7 @@ class SqlStore:
         Returns:
             rows removed, by table.
         """
-        with self.writing() as connection:
+        with self.writing(scope.user_id) as connection:
             if self._version(connection, scope.user_id) is None:
                 return {table.name: 0 for table in s.USER_TABLES}
             if scope.session_id is None and ids is None and before is None:
@@ -661,29 +704,29 @@ class SqlStore:
     # ------------------------------------------------------------------ maintenance, all users
     def read_meta(self, key: str) -> str | None:
         """One value of the ``meta`` table."""
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             return migrations.read_meta(connection, key)
 
     def write_meta(self, values: Mapping[str, str]) -> None:
         """Set values of the ``meta`` table."""
-        with self.writing() as connection:
+        with self.writing(None) as connection:
             for key, value in values.items():
                 migrations.write_meta(connection, key, value)
 
     def drop_meta(self, keys: Sequence[str]) -> None:
         """Remove values of the ``meta`` table."""
-        with self.writing() as connection:
+        with self.writing(None) as connection:
             connection.execute(delete(s.meta).where(s.meta.c.key.in_(list(keys))))
 
     def claim_meta(self, values: Mapping[str, str]) -> dict[str, str]:
         """Set the values that are not set yet, whoever comes first; returns what holds now."""
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             found = {key: migrations.read_meta(connection, key) for key in values}
         if None in found.values():
-            with self.writing() as connection:
+            with self.writing(None) as connection:
                 for key, value in values.items():
-                    if migrations.read_meta(connection, key) is None:
-                        migrations.write_meta(connection, key, value)
+                    claim = dialect.upsert(connection, s.meta).values(key=key, value=value)
+                    connection.execute(claim.on_conflict_do_nothing())
                 found = {key: migrations.read_meta(connection, key) for key in values}
         return {key: value for key, value in found.items() if value is not None}
 
@@ -693,29 +736,35 @@ class SqlStore:
         Returns:
             entries that were put into the outbox.
         """
-        with self.writing() as connection:
-            rows = [{"user_id": u, "entry_id": i, "attempts": 0} for u, i in connection.execute(_LACKING)]
+        with self.reading(None) as connection:
+            users = connection.execute(select(_LACKING.subquery().c.user_id).distinct()).scalars().all()
+        return sum(self._requeue(user_id) for user_id in users)
+
+    def _requeue(self, user_id: str) -> int:
+        with self.writing(user_id) as connection:
+            lacking = connection.execute(_LACKING.where(_E.user_id == user_id))
+            rows = [{"user_id": user_id, "entry_id": row.id, "attempts": 0} for row in lacking]
             if rows:
                 connection.execute(insert(s.index_outbox), rows)
             return len(rows)
 
     def drop_encoded(self) -> None:
         """Remove all passages, and ask for none."""
-        with self.writing() as connection:
+        with self.writing(None) as connection:
+            dialect.keep_writers_out(connection)  # who encodes now would store what is no longer asked for
             connection.execute(delete(s.passages))
             connection.execute(delete(s.index_outbox))
             connection.execute(update(s.users).values(version=s.users.c.version + 1, epoch=uuid.uuid4().hex))
 
     def compact(self) -> None:
         """Write the database anew, so that nothing that was forgotten is left in its free space."""
-        if self._closed:
-            raise ClosedError(f"{self.path} was closed; open a new LightMem")
+        self._check_open()
         with dialect.translated(self.path), _maybe(self._turn):
             dialect.compact(self._engine)
 
     def lacking(self) -> int:
         """Entries that are neither encoded nor waiting for the encoder."""
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             return int(connection.execute(select(func.count()).select_from(_LACKING.subquery())).scalar_one())
 
     def integrity(self) -> list[str]:
@@ -733,7 +782,7 @@ class SqlStore:
             .where(e.kind == "turn", ~said.exists()),
             "sessions with a wrong count": select(func.count()).select_from(s.sessions).where(c.turns != counted),
         }
-        with self.reading() as connection:
+        with self.reading(None) as connection:
             found = dialect.integrity_errors(connection)
             for name, statement in checks.items():
                 n = int(connection.execute(statement).scalar_one())
@@ -746,7 +795,7 @@ class SqlStore:
         statement = select(s.index_outbox.c.error).where(s.index_outbox.c.error.is_not(None)).distinct().limit(5)
         if user_id is not None:
             statement = statement.where(s.index_outbox.c.user_id == user_id)
-        with self.reading() as connection:
+        with self.reading(user_id) as connection:
             return list(connection.execute(statement).scalars())
 
 
@@ -794,7 +843,7 @@ def conditions(scope: Scope, filter: Filter) -> list[ColumnElement[bool]]:
         (e.speaker, filter.speakers),
     ):
         if values is not None:
-            out.append(column.in_(list(values)))
+            out.append(column.in_([value for value in values if "\0" not in value]))  # no text that is stored has one
     if filter.since is not None:
         out.append(e.timestamp_us >= to_us(filter.since))
     if filter.until is not None:
@@ -857,7 +906,8 @@ def read_turn(row: Row[Any]) -> Turn:
     )
 
 
-def _passage_rows(user_id: str, encoded: Encoded, rev: int) -> Iterator[dict[str, Any]]:
+def passage_rows(user_id: str, encoded: Encoded, rev: int) -> Iterator[dict[str, Any]]:
+    """Rows of ``passages`` for an entry."""
     for n, (passage, encoding) in enumerate(encoded.passages):
         yield {
             "user_id": user_id,
@@ -877,6 +927,11 @@ def chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     unique = list(dict.fromkeys(ids))
     for start in range(0, len(unique), _CHUNK):
         yield unique[start : start + _CHUNK]
+
+
+def reason(error: str) -> str:
+    """What went wrong as it is stored: not long, and any database can hold it."""
+    return error[:500].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> str:
