@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.tx
 export NO_MKDOCS_2_WARNING = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-postgres test-qdrant test-cluster test-langchain test-langchain-oldest test-langchain-03 test-extras test-llama-index test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench clean
+.PHONY: help demo test test-slow test-postgres test-qdrant test-cluster test-langchain test-langchain-oldest test-langchain-03 test-extras test-llama-index test-llama-index-oldest test-sentence-transformers test-llmlingua check format docs bench bench-crash bench-clients bench-scale bench-candidates clean
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 28
@@ -78,6 +78,25 @@ docs: $(VENV)/.ready-dev  ## build the documentation into site/
 bench: $(VENV)/.ready-demo  ## retrieval quality and speed on a data set: make bench DATA=folder
 	@test -n "$(DATA)" || { echo "usage: make bench DATA=path/to/dataset"; exit 2; }
 	@$(BIN)/lightmem bench recall $(DATA) && $(BIN)/lightmem bench speed --quick
+
+# Beside a PostgreSQL and a Qdrant that they start; skipped, and say why, where there is none to be had.
+SERVED = @PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.benchmarks.with_servers lightmem bench
+KILLS = 60
+SECONDS = 60
+ENTRIES = 10000
+
+bench-crash: $(VENV)/.ready-dev  ## kill -9 at random moments; what is lost, orphaned or stale: make bench-crash KILLS=60
+	$(SERVED) crash --kills $(KILLS) --markdown
+
+bench-clients: $(VENV)/.ready-dev  ## 16 clients at once, with 0, 1 and 2 workers: make bench-clients SECONDS=60
+	$(SERVED) clients --seconds $(SECONDS) --markdown
+
+bench-scale: $(VENV)/.ready-dev  ## many entries of 10,000 users: make bench-scale ENTRIES="10000 100000 1000000"
+	$(SERVED) scale $(foreach n,$(ENTRIES),--entries $(n)) --markdown
+
+bench-candidates: $(VENV)/.ready-dev  ## recall with candidates from Qdrant: make bench-candidates DATA=folder
+	@test -n "$(DATA)" || { echo "usage: make bench-candidates DATA=path/to/dataset"; exit 2; }
+	$(SERVED) candidates $(DATA) --markdown
 
 clean:  ## remove the environment, caches and built files
 	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -214,11 +214,12 @@ def compare(target: Target, said: _Said, outcome: Outcome) -> None:
         outcome.lost += len(said.there - there)
         outcome.risen += len(said.gone & there)
         outcome.doubled += len(stored) - len(there)
-        if said.last in said.there:
+        if said.last in said.there & there:
             outcome.stale += not _is_found(memory, *said.last)
         _recover(memory, start + RECOVER_SECONDS)
         outcome.recovery.append(time.monotonic() - start)
-        sample = sorted(said.there)[:: max(1, len(said.there) // 20)]
+        known = sorted(said.there & there)
+        sample = known[:: max(1, len(known) // 20)]
         outcome.stale += sum(not _is_found(memory, *turn) for turn in sample)
         for user, entry in _differences(memory):
             is_there = memory.get(entry, user_id=user) is not None

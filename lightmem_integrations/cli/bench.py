@@ -266,9 +266,9 @@ def candidates(
     from lightmem_integrations.config import LightMemConfig
     from lightmem_integrations.datasets import load
 
+    depths = [_depth(text) for text in depth] if depth else DEPTHS
     conversations = load(_paths(files, data))
     config = LightMemConfig(embedder=embedder or o.DEFAULT_EMBEDDER)
-    depths = [_depth(text) for text in depth] if depth else DEPTHS
     _tables(lambda say: [run_candidates(conversations, (qdrant,), depths, config=config, say=say)], markdown, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from qdrant_client import models
 
 from lightmem_integrations import Filter, LightMem, LightMemConfig
 from lightmem_integrations.core.analyze import query_weights
 from lightmem_integrations.core.types import STRATEGIES, Scope
 from lightmem_integrations.testing import HashEmbedder
+from lightmem_integrations.testing.conformance import say, turn
 from tests.qdrant.conftest import exact_of, projection_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -177,14 +180,14 @@ def live(life: Any, *addresses: str) -> None:
                 side.close()
 
 
-@settings(max_examples=12, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=8, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(lives)
 def test_local_mode_agrees_with_the_exact_index(life):
     live(life, ":memory:")
 
 
 @pytest.mark.qdrant_server
-@settings(max_examples=8, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=4, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(life=lives)
 def test_a_server_agrees_with_both(qdrant_server, life):
     live(life, ":memory:", qdrant_server.url)
@@ -192,25 +195,43 @@ def test_a_server_agrees_with_both(qdrant_server, life):
 
 @pytest.mark.qdrant_server
 def test_graphs_and_quantised_vectors_find_what_is_near(qdrant_server, tmp_path):
-    """Enough of one user for a server to build the user's graph: candidates may differ a little, and no more."""
-    from lightmem_integrations.testing.conformance import DIM, say, turn
-
-    side = Side(tmp_path, qdrant_server.url)
+    """With a graph and vectors of one byte a number, candidates may differ a little, and no more."""
+    side, number = Side(tmp_path, qdrant_server.url), 2_000
     try:
         draw = np.random.default_rng(1)
-        assert HashEmbedder().dim > DIM
-        turns = [turn(f"m{n}") for n in range(6_000)]
-        vectors = {t.id: [v / np.linalg.norm(v)] for t, v in zip(turns, draw.normal(size=(6_000, 64)), strict=True)}
-        for at in range(0, 6_000, 1_000):
-            say(side.memory._store, "ana", *turns[at : at + 1_000], vectors=vectors)
+        for user in ("ana", "ben"):
+            turns = [turn(f"m{n}") for n in range(number)]
+            vectors = draw.normal(size=(number, HashEmbedder().dim))
+            vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+            say_all(side.memory._store, user, turns, vectors.astype(np.float32))
+        asked = projection_of(side.memory).collection
+        sooner = {
+            "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=10),
+            "hnsw_config": models.HnswConfigDiff(full_scan_threshold=10),
+        }
+        asked.connection(lambda client: client.update_collection(asked.current(), **sooner))
         side.memory.flush()
+        limit = time.monotonic() + 60
+        while not indexed(asked):
+            assert time.monotonic() < limit, "no index is built"
+            time.sleep(0.2)
         exact = exact_of(side.memory)
-        found = expected = 0
+        found = 0
         for _ in range(20):
             query = HashEmbedder().embed([str(draw.integers(1_000_000))])[0]
-            best = {i for i, _ in exact.nearest(Scope("ana"), query, 50, Filter())}
-            found += len(best & {i for i, _ in side.index.nearest(Scope("ana"), query, 50, Filter())})
-            expected += 50
-        assert found / expected > 0.95
+            near = [{i for i, _ in index.nearest(Scope("ana"), query, 50, Filter())} for index in (exact, side.index)]
+            found += len(near[0] & near[1])
+        assert found / (20 * 50) > 0.95
     finally:
         side.close()
+
+
+def indexed(asked: Any) -> bool:
+    info = asked.connection(lambda client: client.get_collection(asked.alias))
+    return bool(info.indexed_vectors_count) and info.status == models.CollectionStatus.GREEN
+
+
+def say_all(store: Any, user: str, turns: list[Any], vectors: Any) -> None:
+    for at in range(0, len(turns), 500):
+        some = turns[at : at + 500]
+        say(store, user, *some, vectors={t.id: [v] for t, v in zip(some, vectors[at : at + 500], strict=True)})
