@@ -129,6 +129,7 @@ app.command(rich_help_panel=_CARE)(care.doctor)
 app.command(rich_help_panel=_CARE)(care.reindex)
 app.command(rich_help_panel=_SCALE)(scale.worker)
 app.command(rich_help_panel=_SCALE)(scale.migrate)
+app.command(rich_help_panel=_SCALE)(scale.size)
 app.add_typer(db.app, name="db", rich_help_panel=_CARE)
 app.add_typer(bench.app, name="bench", rich_help_panel=_CARE)
 

@@ -66,6 +66,46 @@ def migrate(
         output.print_lines([f"{rows:,} rows copied and compared{index}"])
 
 
+def size(
+    users: Annotated[int, typer.Option("--users", metavar="N", help="Who talk.")],
+    turns_per_day: Annotated[float, typer.Option("--turns-per-day", metavar="N", help="Of each user, both sides.")],
+    tokens_per_turn: Annotated[float, typer.Option("--tokens-per-turn", metavar="N", help="On average.")] = 40,
+    days: Annotated[int, typer.Option("--days", metavar="N", help="For which turns are kept.")] = 365,
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", help="Of index and database.")] = 2,
+    node_price: Annotated[
+        float | None, typer.Option("--node-price", metavar="N", help="Of a server, a month; 400 if left out.")
+    ] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Tell the disk, memory and servers that a number of users needs, and how each figure came about.
+
+    A server is assumed to have 64 GiB of memory and 2 TB of disk for Qdrant, or 8 TB for PostgreSQL.
+    """
+    from lightmem_integrations.sizing import Constants
+    from lightmem_integrations.sizing import size as sized
+
+    constants = Constants() if node_price is None else Constants(node_price=node_price)
+    found = sized(
+        users, turns_per_day, tokens_per_turn=tokens_per_turn, days=days, replicas=replicas, constants=constants
+    )
+    if as_json:
+        output.print_json([asdict(figure) for figure in found.figures])
+        return
+    width = max(len(figure.name) for figure in found.figures)
+    output.print_lines(f"{f.name:<{width}}  {_amount(f.value, f.unit):>12}  {f.how}" for f in found.figures)
+
+
+def _amount(value: float, unit: str) -> str:
+    """A figure for people: bytes in the unit that fits."""
+    if unit != "bytes":
+        return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    for name in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1_000 or name == "TB":
+            break
+        value /= 1_000
+    return f"{value:,.3g} {name}" if value < 1_000 else f"{value:,.0f} {name}"
+
+
 @contextmanager
 def _stopped_by_signals() -> Iterator[Event]:
     """An event that the first SIGTERM or SIGINT sets; the second one does what it always does."""
