@@ -63,6 +63,7 @@ def test_errors_page_names_every_error():
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
 
 
+@pytest.mark.sqlite("an example in a docstring closes nothing")
 @pytest.mark.usefixtures("closed_chat_stores")
 @pytest.mark.parametrize("name", MODULES)
 def test_module_imports_and_its_examples_are_true(name: str):

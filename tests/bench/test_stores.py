@@ -25,6 +25,8 @@ from tests.test_cli import run
 
 NOON = datetime(2024, 5, 20, 12, tzinfo=timezone.utc)
 
+pytestmark = pytest.mark.sqlite("opens databases of its own, in processes of its own")
+
 
 # ------------------------------------------------------------------------------------ tables
 def test_a_table_is_markdown_and_json() -> None:
