@@ -41,15 +41,15 @@ class Constants:
     derived: float = 0.33
     derived_chars: float = 1.2
     notes_chars: float = 0.6
-    # lightmem bench scale: PostgreSQL 15, Qdrant 1.17.
+    # lightmem bench scale: 10,000 entries on PostgreSQL 15.
     turn_row: int = 240
     entry_row: int = 240
     journal_row: int = 145
     passage_factor: float = 1.12
     indexes: int = 720
+    # Assumptions. Those on points follow from the layout of the collection.
     point_disk: int = 900
     point_memory: int = 400
-    # Assumptions.
     disk_room: float = 1.5
     memory_room: float = 1.5
     node_memory: int = 64 * 2**30
@@ -165,8 +165,8 @@ def size(
     point = index_bytes(dim=dim, constants=c)
     without = index_bytes(dim=0, constants=c)
     of_turn = {name: point[name] + c.derived * without[name] for name in point}
-    note("Qdrant: disk, of a turn and what is made of it", of_turn["disk"], "bytes", "measured")
-    note("Qdrant: memory, of a turn and what is made of it", of_turn["memory"], "bytes", "measured")
+    note("Qdrant: disk, of a turn and what is made of it", of_turn["disk"], "bytes", "assumed")
+    note("Qdrant: memory, of a turn and what is made of it", of_turn["memory"], "bytes", "assumed")
     index_disk = note(
         "Qdrant: disk, all replicas, with room", of_turn["disk"] * turns * replicas * c.disk_room, "bytes", "computed"
     )
