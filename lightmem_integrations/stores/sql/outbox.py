@@ -2,8 +2,8 @@
 
 While a database has such an index, triggers write a row for every entry that is made, changed or
 removed, in the transaction that does it: no write can be forgotten, whichever process or release
-makes it, and a database without such an index pays nothing. Drainers claim rows, read what the
-entries are now, tell the index, and take the rows away; all of it may be done twice.
+makes it. Without such an index nothing is written (see ``triggers``). Drainers claim rows, read what
+the entries are now, tell the index, and take the rows away; all of it may be done twice.
 """
 
 from __future__ import annotations
