@@ -193,10 +193,10 @@ class LightMemConfig(BaseModel):
     qdrant_grpc: bool = Field(default=True, description="Speak gRPC to Qdrant; HTTP alone where it is blocked.")
     qdrant_timeout_seconds: float = Field(default=10.0, gt=0, description="Of one call to Qdrant.")
     candidates_dense: int = Field(
-        default=50, ge=1, le=500, description="Candidates by vector that Qdrant gives for ranking (entries)."
+        default=100, ge=1, le=500, description="Candidates by vector that Qdrant gives for ranking (entries)."
     )
     candidates_bm25: int = Field(
-        default=100, ge=1, le=500, description="Candidates by words that Qdrant gives for ranking (entries)."
+        default=200, ge=1, le=500, description="Candidates by words that Qdrant gives for ranking (entries)."
     )
     summary_retriever: Literal["none", "exact"] = Field(
         default="none",

@@ -165,6 +165,31 @@ def test_an_index_outside_is_told_at_the_end(file: Path, tmp_path: Path) -> None
         assert (projection.collection.count(), list(projection.differences())) == (88, [])
 
 
+def test_an_index_outside_is_told_of_each_turn_once(
+    file: Path, path: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns come with their vectors: one write, one change, however many are claimed at a time."""
+    pytest.importorskip("qdrant_client")
+    from lightmem_integrations.stores.qdrant import projection as projections
+
+    monkeypatch.setattr(projections, "CLAIM_ROWS", 5)
+    config = LightMemConfig(memory_manager="none", qdrant=(":memory:",))
+    with LightMem(path, config, embedder=HashEmbedder()) as memory:
+        memory.add("The index is there before.", user_id="ana")
+        projection = memory._projection
+        assert projection is not None
+        upsert, sent = projection.collection.upsert, Counter[str]()
+
+        def counted(entries: Any, **into: Any) -> int:
+            sent.update(entry.row.id for entry in entries)
+            return upsert(entries, **into)
+
+        monkeypatch.setattr(projection.collection, "upsert", counted)
+        memory.bulk_add(file, processes=1)
+        assert (len(sent), sent.total()) == (88, 88)
+        assert (projection.collection.count(), list(projection.differences())) == (89, [])
+
+
 # ------------------------------------------------------------------------------------ again
 class Counting(HashEmbedder):
     texts = 0

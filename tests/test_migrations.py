@@ -17,7 +17,9 @@ import pytest
 from lightmem_integrations import LightMem
 from lightmem_integrations.errors import EmbedderMismatchError, SchemaVersionError
 from lightmem_integrations.stores.sql.migrations import STEPS
+from lightmem_integrations.stores.sql.outbox import SqlOutbox
 from lightmem_integrations.stores.sql.schema import SCHEMA_VERSION
+from lightmem_integrations.stores.sql.store import SqlStore
 from lightmem_integrations.testing.embedders import HashEmbedder
 
 pytestmark = pytest.mark.sqlite("files of earlier releases; tests/postgres migrates a schema of the first one")
@@ -106,6 +108,23 @@ def test_schema_that_migrations_lead_to_is_the_schema_of_a_new_database(old, tmp
         LightMem(path, embedder=HashEmbedder()).close()
     assert schema_of(old) == schema_of(new)
     assert query(old, "SELECT value FROM meta WHERE key = 'schema_version'") == [(str(SCHEMA_VERSION),)]
+
+
+def test_triggers_of_an_earlier_release_are_made_anew(tmp_path):
+    path = tmp_path / "memory.db"
+    store = SqlStore(path)
+    SqlOutbox(store).attach("qdrant:somewhere", enqueue=False)
+    store.close()
+    triggers = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    before, shape = query(path, triggers), schema_of(path)
+    old = "CREATE TRIGGER projection_encoded AFTER INSERT ON passages BEGIN DELETE FROM projection_outbox; END"
+    made = ("segments_queued", "segments_held", "updates_pending", "projection_claimed")
+    for statement in (*(f"DROP INDEX {name}" for name in made), "DROP TRIGGER projection_encoded", old):
+        query(path, statement)
+    query(path, "UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+    assert query(path, triggers) != before
+    SqlStore(path).close()
+    assert (query(path, triggers), schema_of(path)) == (before, shape)
 
 
 def test_opening_an_up_to_date_database_changes_nothing(tmp_path):

@@ -37,7 +37,7 @@ def undo(
     as_json: o.Json = False,
 ) -> None:
     """Take the last change of an entry back."""
-    with o.opened_without_model(db) as memory:
+    with o.opened_without_model(db, **o.index_settings()) as memory:
         ids = memory.undo(entry, user_id=user)
     if as_json:
         output.print_json({"ids": ids})
@@ -76,7 +76,7 @@ def sweep(
     from lightmem_integrations.config import LightMemConfig
 
     policy = LightMemConfig.load().model_dump(include=set(_POLICY))
-    with o.opened_without_model(db, **policy) as memory:
+    with o.opened_without_model(db, **policy, **o.index_settings()) as memory:
         report = memory.sweep(user_id=user, dry_run=dry_run)
     if as_json:
         output.print_json(asdict(report))
@@ -114,6 +114,7 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Encode what is pending or lacks its vectors, and retry what is parked.")
     ] = False,
+    qdrant: o.Qdrant = None,
     embedder: o.Embedder = None,
     as_json: o.Json = False,
 ) -> None:
@@ -121,7 +122,8 @@ def doctor(
 
     --repair mends what can be mended. Leaves with 3 when something is amiss.
     """
-    with o.opened(db, embedder) if repair or embedder else o.opened_without_model(db) as memory:
+    index = o.index_settings(qdrant)
+    with o.opened(db, embedder, **index) if repair or embedder else o.opened_without_model(db, **index) as memory:
         report = memory.doctor(repair=repair, user_id=user)
     if as_json:
         fields = ("name", "ok", "detail", "count", "repaired")

@@ -290,7 +290,7 @@ def forget(
     everything of that user, and asks first.
     """
     moment = o.time_of(before, "--before")
-    with o.opened_without_model(db) as memory:
+    with o.opened_without_model(db, **o.index_settings()) as memory:
         if not (yes or session or id or before) and not _confirmed(memory, user):
             raise LightMemError("not confirmed (--yes does not ask); nothing was removed")
         gone = memory.forget(user_id=user, session_id=session, ids=id or None, before=moment).rows

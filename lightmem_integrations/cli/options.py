@@ -107,7 +107,7 @@ def opened(db: str, embedder: str | None = None, *, make: bool = False, **settin
 def opened_without_model(db: str, **settings: Any) -> LightMem:
     """A memory for looking at and forgetting, whatever the database was indexed with.
 
-    ``settings`` are of ``LightMemConfig``.
+    ``settings`` are of ``LightMemConfig``. The environment's do not count: see ``index_settings``.
 
     Raises:
         StorageError: there is no database, or it cannot be opened.
@@ -141,6 +141,14 @@ def config_of(db: str, embedder: str | None = None, **settings: Any) -> LightMem
 def settings_of(qdrant: list[str] | None) -> dict[str, Any]:
     """The settings that ``--qdrant`` stands for."""
     return {"qdrant": tuple(qdrant)} if qdrant else {}
+
+
+def index_settings(qdrant: list[str] | None = None) -> dict[str, Any]:
+    """What the environment says of Qdrant, or ``--qdrant``: for commands that change or compare what is there."""
+    from lightmem_integrations.config import LightMemConfig
+
+    config = LightMemConfig.load(**settings_of(qdrant))
+    return {name: getattr(config, name) for name in LightMemConfig.model_fields if name.startswith("qdrant")}
 
 
 def _check_there(db: str) -> None:

@@ -296,29 +296,30 @@ class UserIndex:
         def key(turn: int) -> tuple[int, int]:
             return int(time[turn]), int(seq[turn])
 
+        pieces: list[list[int]] = []
+        inner: list[NDArray[np.bool_]] = []
         for session, new in by_session.items():
             order = self._order.setdefault(session, [])
             new.sort(key=key)
             first = bisect_left(order, key(new[0]), key=key)
             order[first:] = sorted([*order[first:], *new], key=key)
             last = max(bisect_left(order, key(new[-1]), key=key), first)
-            self._link(order, max(0, first - REACH), last + REACH + 1)
+            # Neighbours of up to REACH on each side change, and depend on REACH more.
+            piece = range(max(0, first - 2 * REACH), min(len(order), last + 2 * REACH + 1))
+            pieces.append(order[piece.start : piece.stop])
+            inner.append(np.abs(np.array(piece) - np.clip(piece, first, last)) <= REACH)
+        if pieces:
+            self._link(np.concatenate(pieces), np.concatenate(inner))
 
-    def _link(self, order: Sequence[int], start: int, stop: int) -> None:
-        """Find the neighbours of ``order[start:stop]``; they depend on ``REACH`` more on each side."""
-        low = max(0, start - REACH)
-        turns = np.array(order[low : stop + REACH], np.int64)
-        neighbours, left, right = _spans(
-            turns,
-            self.column("time")[turns],
-            self.column("tokens")[turns],
-            int(self.gap_hours * _MICROSECONDS_PER_HOUR),
-        )
-        inner = slice(start - low, stop - low)
-        mine = turns[inner]
-        self._neighbours.view[mine] = neighbours[inner]
-        self.column("left")[mine] = left[inner]
-        self.column("right")[mine] = right[inner]
+    def _link(self, turns: NDArray[np.int64], changed: NDArray[np.bool_]) -> None:
+        """Find the neighbours of those of ``turns`` that ``changed``; a session's stand together and in order."""
+        session, time, tokens = (self.column(name)[turns] for name in ("session", "time", "tokens"))
+        gap = int(self.gap_hours * _MICROSECONDS_PER_HOUR)
+        neighbours, left, right = _spans(turns, session, time, tokens, gap)
+        mine = turns[changed]
+        self._neighbours.view[mine] = neighbours[changed]
+        self.column("left")[mine] = left[changed]
+        self.column("right")[mine] = right[changed]
         self._unlinked.update(mine.tolist())
 
     def windows(self, reach: int) -> Windows:
@@ -431,9 +432,13 @@ def matches_metadata(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> boo
 
 
 def _spans(
-    turns: NDArray[np.int64], time: NDArray[np.int64], tokens: NDArray[np.int32], gap: int
+    turns: NDArray[np.int64],
+    session: NDArray[np.int32],
+    time: NDArray[np.int64],
+    tokens: NDArray[np.int32],
+    gap: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int8]]:
-    """Neighbours of turns given in order, and how many on each side belong to the window.
+    """Neighbours of turns given in order, session by session, and how many on each side belong to the window.
 
     A window stops at a pause longer than ``gap`` (µs) and before ``WINDOW_TOKENS`` are exceeded.
     """
@@ -445,7 +450,7 @@ def _spans(
     joined = np.diff(time) <= gap
     goes_left, goes_right = np.ones(n, bool), np.ones(n, bool)
     for step in range(1, min(REACH, n - 1) + 1):
-        here = np.arange(n - step)  # the earlier of each pair that is ``step`` apart
+        here = np.flatnonzero(session[:-step] == session[step:])  # the earlier of each pair that is ``step`` apart
         there = here + step
         neighbours[here, REACH + step] = turns[there]
         neighbours[there, REACH - step] = turns[here]

@@ -334,13 +334,10 @@ class View:
 
     Attributes:
         memory: the whole, or the part that matters.
-        found: (turns,) which turns may be returned; the others are there for what they say of their
-            neighbours. None for all.
         reason: why it is not what was configured; "" when it is.
     """
 
     memory: WorkingSet
-    found: Any = None
     reason: str = ""
 
 

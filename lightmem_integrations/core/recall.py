@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,11 @@ from lightmem_integrations.core.encode import encode_query
 from lightmem_integrations.core.extract import CorpusStats
 from lightmem_integrations.core.index import UserIndex
 from lightmem_integrations.core.passages import cut
-from lightmem_integrations.core.ports import Embedder, Index, Store, View
+from lightmem_integrations.core.ports import Embedder, Index, Store
 from lightmem_integrations.core.rank import Options, Query, Ranked, Signals, rank, rank_notes, score
 from lightmem_integrations.core.tokens import wordpiece, wordpiece_count
 from lightmem_integrations.core.types import KINDS, Encoding, Filter, Hit, MemoryEntry, Passage, Scope
+from lightmem_integrations.core.working_set import WorkingSet
 from lightmem_integrations.errors import EmbedderError
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -129,7 +129,7 @@ class Recall:
             elif encoding is not None and self._mostly_unknown(turns):
                 encoding, reason = None, "the embedder does not know the language of most texts"
             query = Query(text, self._terms(turns, text), encoding)
-            found = _ranked(view, query, scope, k, filter, options)
+            found = _ranked(view.memory, query, scope, k, filter, options)
             worth = {term: weight * _idf(turns, term) for term, weight in query.terms.items()}
             pending = view.memory.pending
         if pending:
@@ -158,19 +158,18 @@ class Recall:
 
 
 def _ranked(
-    view: View, query: Query, scope: Scope, k: int, filter: Filter, options: Options
+    memory: WorkingSet, query: Query, scope: Scope, k: int, filter: Filter, options: Options
 ) -> list[tuple[str, Ranked]]:
     """The best entries of the kinds that the filter names, by id, best first.
 
     A note that says nothing beyond the turns before it in the list is left out.
     """
     kinds = filter.kinds or ("turn",)
-    memory = view.memory
     turns, notes = memory.turns, memory.notes
     keys = memory.keys(filter.as_of)
     found: list[tuple[str, Ranked]] = []
     if "turn" in kinds:
-        ranked = rank(turns, query, k, _both(view.found, turns.mask(scope.session_id, filter)), options, keys)
+        ranked = rank(turns, query, k, turns.mask(scope.session_id, filter), options, keys)
         found = [(turns.ids[r.position], r) for r in ranked]
     if len(notes) and set(kinds) != {"turn"}:
         near = score(Signals(turns, query, options, np.ones(len(turns), bool), keys))
@@ -183,11 +182,6 @@ def _ranked(
         ]
         found.sort(key=lambda pair: -pair[1].score)
     return found[:k]
-
-
-def _both(one: Any, other: Any) -> Any:
-    """True where both masks are; None is everywhere."""
-    return one if other is None else other if one is None else one & other
 
 
 def _fits(encoding: Encoding, index: UserIndex) -> bool:

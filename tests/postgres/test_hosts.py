@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.postgres
 TESTS = Path(__file__).parents[1]
 FIXTURE = TESTS / "data" / "v0.1.0.db"
 TURNS = runpy.run_path(str(TESTS / "data" / "make_fixture.py"))["TURNS"]
+OF_VERSION_4 = ("segments_queued", "segments_held", "updates_pending")
 SHARED = runpy.run_path(str(TESTS / "faults" / "worker.py"))["SHARED"]
 
 
@@ -79,6 +81,16 @@ def test_schema_of_the_first_release_opens_and_answers(old):
         assert memory.add("The cat moved too.", user_id="ana", session_id="s1").pending == 0
         assert memory.forget(user_id="ana", session_id="s2").entries == 2
         assert memory.doctor().ok
+
+
+def test_the_longest_times_are_kept(old):
+    """Forty characters, as the first release had them, do not do for a zone of odd microseconds."""
+    zone = timezone(timedelta(hours=5, minutes=30, seconds=15, microseconds=1))
+    when = datetime(2024, 1, 1, 12, 0, 0, 123456, zone)
+    with LightMem(old, embedder=HashEmbedder()) as memory:
+        memory.add({"role": "user", "content": "Said here.", "timestamp": when}, user_id="eve")
+        (entry,) = memory.list(user_id="eve")
+        assert (entry.timestamp, entry.timestamp.utcoffset()) == (when, when.utcoffset())
 
 
 def test_migrations_lead_to_the_schema_of_a_new_database(old, url):
@@ -144,7 +156,7 @@ def test_tables_of_a_later_release_get_policy_and_rights_from_the_migration(serv
         store.fence(PLAIN)
     server.run(
         f"DROP TABLE {schema}.projection_outbox",
-        f"DROP INDEX {schema}.entries_by_place",
+        *(f"DROP INDEX {schema}.{name}" for name in ("entries_by_place", *OF_VERSION_4)),
         f"UPDATE {schema}.meta SET value = '2' WHERE key = 'schema_version'",
     )
     with closing(SqlStore(owner)):

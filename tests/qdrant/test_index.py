@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from lightmem_integrations import Filter, LightMem
 from lightmem_integrations.errors import (
@@ -26,7 +27,7 @@ from lightmem_integrations.stores.qdrant import collection as collections
 from lightmem_integrations.stores.qdrant import connection as connections
 from lightmem_integrations.stores.qdrant import points, projection
 from lightmem_integrations.stores.sql import outbox
-from lightmem_integrations.testing import HashEmbedder
+from lightmem_integrations.testing import FlakyEmbedder, HashEmbedder
 from tests.qdrant.conftest import projection_of
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -453,6 +454,68 @@ def test_an_address_that_is_none_is_an_error_at_opening(opened, urls):
 
 
 # ------------------------------------------------------------------------------ the outbox
+def test_a_large_backlog_is_not_counted_again_and_again(opened, monkeypatch):
+    monkeypatch.setattr(projection, "CLAIM_ROWS", 2)
+    memory = opened(":memory:")
+    memory.add(CATS, user_id="ana")
+    mine = projection_of(memory)
+    mine.outbox.enqueue([("ana", entry.id) for entry in memory.list(user_id="ana")])
+    mine.outbox.enqueue([("ben", f"gone {n}") for n in range(8)])
+    counted, told = [], []
+    backlog = outbox.SqlOutbox.backlog
+    monkeypatch.setattr(
+        outbox.SqlOutbox, "backlog", lambda *args, **kwargs: [counted.append(n := backlog(*args, **kwargs)), n][1]
+    )
+    mine.work(lambda: False, told.append)
+    assert (sum(told), backlog(mine.outbox)) == (20, 0)
+    assert sum(counted) <= 20
+
+
+def test_more_than_is_told_in_line_is_left_and_counted(opened):
+    memory = opened(":memory:")
+    memory.add(CATS, user_id="ana")
+    mine = projection_of(memory)
+    mine.outbox.enqueue([("ana", f"gone {n}") for n in range(20)])
+    assert mine.catch_up("ana", most=7) == 20
+    assert mine.catch_up("ana", most=20) == 0
+
+
+def test_users_of_a_long_outbox_are_found_one_after_the_other(opened, monkeypatch):
+    monkeypatch.setattr(outbox, "LOOK_ROWS", 3)
+    memory = opened(":memory:")
+    memory.add(CATS[:1], user_id="ana")
+    mine = projection_of(memory).outbox
+    for n in range(9):
+        mine.enqueue([(f"user {n % 3}", str(n)), (f"user {n % 3}", f"{n} too")])
+    assert mine.users() == ["user 0", "user 1"]
+    other = outbox.SqlOutbox(memory._store)
+    assert other.claim("user 0", 1) is not None
+    assert mine.users() == ["user 1", "user 2"]
+
+
+def test_vectors_that_come_later_are_told(opened):
+    embedder = FlakyEmbedder(fail_on=[0])
+    memory = opened(":memory:", embedder=embedder)
+    memory.add(CATS[0], user_id="ana")
+    assert memory.stats()["pending"] == 1
+    memory.flush()
+    assert memory.stats()["pending"] == 0
+    assert finding(memory).ok
+    assert "dense" in stored(memory)[0].vector
+
+
+def test_a_rebuild_reads_by_page_and_not_by_user(opened, monkeypatch):
+    memory = opened(":memory:")
+    for n in range(40):
+        memory.add(f"User {n} has a cat.", user_id=f"user {n}")
+    seen: list[str] = []
+    engine = memory._store._engine
+    event.listen(engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+    assert projection_of(memory).rebuild() == 40
+    assert sum("passages.vector" in statement for statement in seen) == 1
+    assert finding(memory).ok
+
+
 def test_without_an_index_outside_nothing_is_written_down(opened):
     memory = opened(None)
     memory.add(CATS, user_id="ana")

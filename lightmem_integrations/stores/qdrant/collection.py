@@ -150,8 +150,16 @@ class Collection:
         Raises:
             IndexUnavailableError: local mode has no room for more.
         """
+        return self.send(self.points(entries), into=into)
+
+    def points(self, entries: Iterable[Projected]) -> Iterator[list[Any]]:
+        """The points of entries, in batches that ``send`` takes."""
+        return batches(map(point, entries))
+
+    def send(self, points: Iterable[list[Any]], *, into: str | None = None) -> int:
+        """Store points, as ``upsert`` does, which makes them as well."""
         stored = 0
-        for batch in batches(map(point, entries)):
+        for batch in points:
             if self.connection.is_local:
                 self._check_room([p.id for p in batch], into)
             self.connection(lambda client, b=batch: client.upsert(into or self.alias, b, wait=True))

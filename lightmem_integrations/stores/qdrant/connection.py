@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,14 +22,23 @@ OLDEST = (1, 17)
 PAUSES = (0.1, 0.5, 1.0, 2.0)
 """Seconds before another round over the servers of a cluster; a replica that died is noticed meanwhile."""
 
-_RETRIED = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "CANCELLED"}
+_RETRIED = {
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "ABORTED", "RESOURCE_EXHAUSTED", "UNKNOWN", "CANCELLED"),
+    "UNIMPLEMENTED",  # something else that speaks gRPC, such as a balancer with nothing behind it
+}
 _GRPC_OPTIONS = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 2_000}  # not two minutes
+_FAILED = {"INTERNAL", "ABORTED", "RESOURCE_EXHAUSTED", "500", "507"}
+"""Of these, what a server says that was reached."""
+
 _HINTS = {
     "UNAUTHENTICATED": "Check qdrant_api_key.",
     "PERMISSION_DENIED": "Check what qdrant_api_key may do; it has to read and write.",
     "401": "Check qdrant_api_key.",
     "403": "Check what qdrant_api_key may do; it has to read and write.",
 }
+
+_NO_FOLDER = re.compile(r"https?[:/].*|([^/]*@)?[\w.-]+:\d+.*")
+"""A URL that lacks its beginning, or a part of it."""
 
 
 class Connection:
@@ -51,6 +63,7 @@ class Connection:
         if not self.urls or (len(self.urls) > 1 and any("://" not in url for url in self.urls)):
             raise UsageError("qdrant", "must be a URL, several URLs, ':memory:' or one folder", list(self.urls))
         self._timeout = timeout_seconds
+        self._advice = _advice(self.is_local, grpc)
         self._make = [_maker(url, api_key, timeout_seconds, grpc) for url in self.urls]
         self._clients: list[Any] = [None] * len(self.urls)
         self._first = 0
@@ -68,7 +81,7 @@ class Connection:
             IndexUnavailableError: no server could answer, again and again; or the key is wrong, or may not do this.
             StorageError: a server refused the call itself.
         """
-        reason, began = "", time.monotonic()
+        told, began = "", time.monotonic()
         for pause in (0.0, *PAUSES) if len(self.urls) > 1 else (0.0, PAUSES[0]):
             if pause and time.monotonic() - began > self._timeout:
                 break  # a server that does not answer is not waited for twice
@@ -81,10 +94,10 @@ class Connection:
                     self._first = at
                     return result
                 except Exception as error:
-                    reason = self._reason(error)
+                    told = self._told(error)
         raise IndexUnavailableError(
-            f"Qdrant at {self} cannot be reached ({reason}). What was written is safe in the database, and the index "
-            "learns of it when Qdrant is back."
+            f"Qdrant at {self} {told} What was written is safe in the database, and the index learns of it when Qdrant "
+            "is back."
         )
 
     def version(self) -> str:
@@ -113,16 +126,20 @@ class Connection:
                 self._clients[at] = self._make[at]()
             return self._clients[at]
 
-    def _reason(self, error: Exception) -> str:
-        """Why a call may be made again; raises when there is no use in that."""
+    def _told(self, error: Exception) -> str:
+        """What happened and what to do, where a call may be made again; raises when there is no use in that."""
         code, told = _code(error)
         if code is None and self.is_local and isinstance(error, ValueError):
             code, told = "INVALID_ARGUMENT", str(error)  # what a server would refuse
         if code is None:
             raise error
         if code in _RETRIED or code.startswith("5"):
-            return told
-        message = f"Qdrant at {self} refused ({code}): {told} {_HINTS.get(code, '')}".strip()
+            if "No space left" in told:
+                return f"has no room left ({told}). Free some space on its disk."
+            if code in _FAILED:
+                return f"failed ({told}). See its log."
+            return f"cannot be reached ({told}). {self._advice}"
+        message = f"Qdrant at {self} refused ({code}): {told.rstrip('.')}. {_HINTS.get(code, '')}".strip()
         raise (IndexUnavailableError if code in _HINTS else StorageError)(message) from error
 
 
@@ -134,17 +151,38 @@ def _code(error: Exception) -> tuple[str | None, str]:
     if isinstance(error, ResourceExhaustedResponse):
         return "RESOURCE_EXHAUSTED", str(error)
     if isinstance(error, UnexpectedResponse):
-        return str(error.status_code), error.content.decode("utf-8", "replace")[:300]
-    if isinstance(error, ResponseHandlingException):
+        return _refusal(error.status_code or 0, error.content)
+    if isinstance(error, ResponseHandlingException) and not isinstance(error.source, ValueError):
         return "UNAVAILABLE", str(error.source)
+    if isinstance(error, ResponseHandlingException | json.JSONDecodeError | UnicodeDecodeError):
+        return "UNAVAILABLE", "what answers there is no Qdrant"
     status = getattr(error, "code", None)
     if type(error).__module__.startswith("grpc") and callable(status):
         found: Any = status()
         details: Any = getattr(error, "details", lambda: "")()
         return str(found.name), str(details)[:300]
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | sqlite3.Error):
         return "UNAVAILABLE", str(error)
     return None, ""
+
+
+def _refusal(status: int, content: bytes) -> tuple[str, str]:
+    """Code and text of an HTTP answer that is no success."""
+    text = content.decode("utf-8", "replace")
+    try:
+        return str(status), str(json.loads(text)["status"]["error"])[:300]
+    except (ValueError, TypeError, LookupError):
+        told = " ".join(text.split())[:300]
+    if status < 400 or status in (404, 405):  # Qdrant says so in JSON
+        return "UNAVAILABLE", f"what answers there is no Qdrant: {status} {told}".strip()
+    return str(status), told
+
+
+def _advice(is_local: bool, grpc: bool) -> str:
+    if is_local:
+        return "Check the folder."
+    also = " with gRPC on the port after that of the URL (else set qdrant_grpc=False)" if grpc else ""
+    return f"Check http or https, host and port, and that it runs there{also}."
 
 
 def _maker(url: str, api_key: str | None, timeout_seconds: float, grpc: bool) -> Callable[[], Any]:
@@ -154,6 +192,8 @@ def _maker(url: str, api_key: str | None, timeout_seconds: float, grpc: bool) ->
         raise MissingDependencyError("qdrant-client", "qdrant", "An index in Qdrant") from error
     if url == ":memory:":
         return lambda: QdrantClient(":memory:")
+    if _NO_FOLDER.fullmatch(url) and "://" not in url:
+        raise UsageError("qdrant", "must begin with http:// or https:// if it is a server", _shown(url))
     if "://" not in url:
         return lambda: _open_folder(url)
     parts, port = _parts(url)
@@ -179,9 +219,16 @@ def _parts(url: str) -> tuple[SplitResult, int]:
         parts, port = SplitResult("", "", "", "", ""), 0
     if parts.username or parts.password:
         raise UsageError("qdrant", "must hold no name and no password; give qdrant_api_key", parts.hostname)
+    if parts.query or parts.fragment:
+        raise UsageError("qdrant", "must end after host, port and path; give qdrant_api_key", _shown(url))
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError("qdrant", "must be http://host:port, https://host:port, ':memory:' or a folder", url)
+        raise UsageError("qdrant", "must be http://host:port, https://host:port, ':memory:' or a folder", _shown(url))
     return parts, port
+
+
+def _shown(url: str) -> str:
+    """A URL that is none as a message shows it: without what could be a password or a key."""
+    return re.sub(r"(?<=//).*@|^.*@", "***@", re.sub(r"[?#].*", "?***", url))
 
 
 def _open_folder(path: str) -> Any:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightmem_integrations.core.analyze import query_weights
-from lightmem_integrations.core.index import REACH
 from lightmem_integrations.core.ports import View
 from lightmem_integrations.core.types import Encoding, Filter, Finding, Kind, Scope
 from lightmem_integrations.core.working_set import WorkingSet
@@ -33,7 +32,7 @@ from lightmem_integrations.stores.sql.vicinity import entries, newest, vicinity
 logger = logging.getLogger(__name__)
 
 NEAR = 2
-"""Turns up to this far from a candidate may be returned as well: an answer often shares no word with its question."""
+"""Turns up to this far from a candidate are ranked with it: an answer often shares no word with its question."""
 
 SAMPLE_TURNS = 500
 """The last turns show which words are common."""
@@ -154,13 +153,12 @@ class QdrantIndex:
         return list(dict.fromkeys(i for part in found for i, _ in [*part.dense, *part.sparse]))
 
     def _around(self, ids: Sequence[str], scope: Scope, filter: Filter) -> View:
-        rows, passages, distance = vicinity(self._store, scope.user_id, ids, REACH, _notes(filter))
-        gone = [(scope.user_id, i) for i in ids if i not in distance]
-        self.projection.outbox.enqueue(gone)  # Qdrant is told again
+        rows, passages = vicinity(self._store, scope.user_id, ids, NEAR, _notes(filter))
         memory = WorkingSet(self._gap)
         memory.add(rows)
         memory.attach_all(passages)
-        return View(memory, np.array([distance[i] <= NEAR for i in memory.turns.ids], bool))
+        self.projection.outbox.enqueue([(scope.user_id, i) for i in ids if i not in memory])  # Qdrant is told again
+        return View(memory)
 
     def _check_size(self, user_id: str, reason: str) -> None:
         turns = self._store.counts_by_kind(user_id)["turn"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import groupby
 from threading import Lock
+from typing import Any, TypeVar
 
 from lightmem_integrations.errors import IndexUnavailableError, StorageError
 from lightmem_integrations.stores.qdrant.collection import PAGE, Collection
-from lightmem_integrations.stores.sql.outbox import LEASE_SECONDS, Claim, Projected, SqlOutbox
+from lightmem_integrations.stores.sql.outbox import LEASE_SECONDS, Claim, SqlOutbox
 from lightmem_integrations.stores.sql.store import SqlStore
 
 CLAIM_ROWS = 512
@@ -33,6 +34,8 @@ REST_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
 Progress = Callable[[int, int], None]
+
+T = TypeVar("T")
 
 
 class Projection:
@@ -133,13 +136,20 @@ class Projection:
         self._rests_until = 0.0
 
     # ------------------------------------------------------------------ following the truth
-    def catch_up(self, user_id: str, most: int | None = IN_LINE, stop: Callable[[], bool] = lambda: False) -> int:
+    def catch_up(
+        self,
+        user_id: str,
+        most: int | None = IN_LINE,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> int:
         """Tell Qdrant what it has yet to learn of a user. What it refuses is parked.
 
         Args:
             user_id: whose.
             most: rows up to which to do it now; None for however many.
             stop: says, between two claims, to leave the rest.
+            progress: told how many rows of a claim Qdrant was told.
 
         Returns:
             rows that are left, for somebody else.
@@ -151,38 +161,42 @@ class Projection:
         if not self.prepare():
             return self.outbox.backlog(user_id)
         limit = time.monotonic() + WAIT_SECONDS + (LEASE_SECONDS if most is None else 0)
+        enough = 1 if most is None else most + 1  # to be counted, of rows that may be many
         with self._draining[hash(user_id) % len(self._draining)]:
-            while left := self.outbox.backlog(user_id):
+            while left := self.outbox.backlog(user_id, enough):
                 if stop() or (most is not None and left > most):
-                    return left
+                    break
                 claim = self.outbox.claim(user_id, CLAIM_ROWS)
                 if claim is not None:
-                    self._tell(claim)
+                    progress(self._tell(claim))
                 elif time.monotonic() > limit:
-                    return left
+                    break
                 else:
                     time.sleep(_POLL_SECONDS)  # another process is at it, or was and died
-        return 0
+        return self.outbox.backlog(user_id) if left else 0
 
     def work(self, stop: Callable[[], bool], progress: Callable[[int], None] = lambda rows: None) -> None:
         """Tell Qdrant everything that waits, of every user, until nothing does or ``stop`` says so.
+
+        Args:
+            stop: says, between two claims, to leave the rest.
+            progress: as for ``catch_up``.
 
         Raises:
             StorageError: as for ``catch_up``.
         """
         self.prepare()  # nothing waits where no index was made yet
-        while not stop() and self.outbox.backlog():
+        while not stop() and self.outbox.backlog(at_most=1):
             users = self.outbox.users()
             if not users:
                 time.sleep(_POLL_SECONDS)
             for user in users:
                 if stop():
                     return
-                before = self.outbox.backlog(user)
-                progress(before - self.catch_up(user, most=None, stop=stop))
+                self.catch_up(user, most=None, stop=stop, progress=progress)
 
-    def _tell(self, claim: Claim) -> None:
-        """Make the entries of a claim in Qdrant what they are in the truth."""
+    def _tell(self, claim: Claim) -> int:
+        """Make the entries of a claim in Qdrant what they are in the truth; returns rows that it was told."""
         found = self.outbox.projected(claim.user_id, claim.entries)
         alive = {projected.row.id for projected in found}
         try:
@@ -193,21 +207,20 @@ class Projection:
             self.outbox.release(claim, str(error), failed=False)
             raise
         except StorageError as error:
-            self._tell_apart(claim, error)
-        else:
-            if not self.outbox.done(claim):  # somebody else may have told what is newer before this was
-                self.outbox.enqueue([(claim.user_id, entry) for entry in claim.entries])
+            return self._tell_apart(claim, error)
+        if not self.outbox.done(claim):  # somebody else may have told what is newer before this was
+            self.outbox.enqueue([(claim.user_id, entry) for entry in claim.entries])
+        return len(claim.rows)
 
-    def _tell_apart(self, claim: Claim, error: StorageError) -> None:
+    def _tell_apart(self, claim: Claim, error: StorageError) -> int:
         """Find out which entry of a claim was refused, so that it keeps no other waiting."""
         if self.collection.current() is None:  # somebody removed the collection
             self.outbox.release(claim, str(error), failed=False)
             raise error
         if len(claim.entries) > 1:
-            for half in claim.halves():
-                self._tell(half)
-        else:
-            self.outbox.release(claim, str(error), failed=True)
+            return sum(self._tell(half) for half in claim.halves())
+        self.outbox.release(claim, str(error), failed=True)
+        return 0
 
     # ------------------------------------------------------------------ comparing
     def differences(self) -> Iterator[tuple[str, str]]:
@@ -273,20 +286,31 @@ class Projection:
 
     def _fill(self, made: str, progress: Progress | None) -> int:
         total, done, written = self.outbox.count(), 0, 0
-        after = ("", "")
-        while page := self.outbox.revisions(after, PAGE):
-            known = self.collection.revisions([entry for _, entry, _ in page], of=made)
-            lacking = [(user, entry) for user, entry, revision in page if known.get(entry) != (user, revision)]
-            written += self.collection.upsert(self._projected(lacking), into=made)
-            after, done = page[-1][:2], done + len(page)
+        for rows, points in _ahead(self._unwritten(made)):
+            written += self.collection.send(points, into=made)
+            done += rows
             if progress is not None:
                 progress(done, total)
         return written
 
-    def _projected(self, pairs: Sequence[tuple[str, str]]) -> Iterator[Projected]:
-        for user, group in groupby(pairs, key=lambda pair: pair[0]):
-            yield from self.outbox.projected(user, [entry for _, entry in group])
+    def _unwritten(self, made: str) -> Iterator[tuple[int, list[list[Any]]]]:
+        """By page of the truth, how many entries it has, and the points of those that a collection lacks."""
+        after = ("", "")
+        while page := self.outbox.revisions(after, PAGE):
+            known = self.collection.revisions([entry for _, entry, _ in page], of=made)
+            lacking = [(user, entry) for user, entry, revision in page if known.get(entry) != (user, revision)]
+            yield len(page), list(self.collection.points(self.outbox.projected_among(lacking)))
+            after = page[-1][:2]
 
     def close(self) -> None:
         """Give back the connections."""
         self.collection.connection.close()
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; the next one is made, in a thread, while one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

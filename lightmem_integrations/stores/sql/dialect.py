@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import (
+    ARRAY,
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    LargeBinary,
+    Table,
+    any_,
+    create_engine,
+    event,
+    func,
+    literal,
+    make_url,
+    select,
+    tuple_,
+)
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
@@ -22,7 +39,7 @@ from lightmem_integrations.errors import (
     StorageError,
     UsageError,
 )
-from lightmem_integrations.stores.sql import access, postgresql, triggers
+from lightmem_integrations.stores.sql import access, postgresql, schema, triggers
 
 MEMORY = ":memory:"
 
@@ -42,7 +59,8 @@ def open_engine(path_or_url: str | Path, busy_timeout_seconds: float) -> Engine:
     if url.get_backend_name() == "postgresql":
         return postgresql.open_engine(url, busy_timeout_seconds)
     if url.get_backend_name() != "sqlite":
-        raise UsageError("path_or_url", "must name SQLite or PostgreSQL", url.drivername)
+        rule = "must name SQLite or PostgreSQL: sqlite:///file, or postgresql+psycopg://host/database"
+        raise UsageError("path_or_url", rule, url.drivername)
     in_memory = url.database in (None, "", MEMORY)
     if in_memory:
         url = URL.create("sqlite")
@@ -63,10 +81,14 @@ def _url(text: str) -> URL:
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
-        return make_url(text)
+        url = make_url(text)
     except (sa_exc.ArgumentError, ValueError):
         rule = "must be a file path or a database URL, such as postgresql+psycopg://user:password@host/database"
         raise UsageError("path_or_url", rule, _SECRET.sub("//***@", text)) from None  # the cause quotes the password
+    if "@" in (url.host or ""):
+        rule = "must have what is special in a password as %40 (@), %2F (/), %3A (:) and so on"
+        raise UsageError("path_or_url", rule, _SECRET.sub("//***@", text))
+    return url
 
 
 _SECRET = re.compile(r"//.*@")
@@ -80,6 +102,8 @@ def shown(path_or_url: str | Path) -> str:
     try:
         url = make_url(text)
     except (sa_exc.ArgumentError, ValueError):
+        return _SECRET.sub("//***@", text)
+    if "@" in (url.host or ""):  # a part of the password
         return _SECRET.sub("//***@", text)
     secrets = {name: "***" for name in url.query if "password" in name}
     return url.update_query_dict(secrets).render_as_string(hide_password=True)
@@ -164,11 +188,24 @@ def keep_writers_out(connection: Connection) -> None:
 
 
 def after_migration(connection: Connection) -> None:
-    """Make the triggers that are always there, and let what guards the old tables guard new ones."""
-    for statement in triggers.ALWAYS[connection.dialect.name]:
+    """Make the triggers anew that are there, and let what guards the old tables guard new ones."""
+    name = connection.dialect.name
+    statements = triggers.ALWAYS[name]
+    if connection.exec_driver_sql("SELECT 1 FROM meta WHERE key = 'projection'").first():
+        statements = [*statements, *triggers.DROP[name], *triggers.CREATE[name]]
+    for statement in statements:
         connection.exec_driver_sql(statement)
-    if connection.dialect.name == "postgresql":
+    if name == "postgresql":
+        store_uncompressed(connection, schema.passages.name, schema.passages)
         access.renew(connection)
+
+
+def store_uncompressed(connection: Connection, name: str, table: Table) -> None:
+    """In PostgreSQL, have a table with these columns store their bytes as they are: vectors do not get smaller."""
+    columns = [column.name for column in table.c if isinstance(column.type, LargeBinary)]
+    if columns:
+        plain = ", ".join(f'ALTER COLUMN "{column}" SET STORAGE EXTERNAL' for column in columns)
+        connection.exec_driver_sql(f"ALTER TABLE {name} {plain}")
 
 
 def fence(connection: Connection, role: str | None, password: str | None) -> None:
@@ -192,6 +229,22 @@ def passes_policies(connection: Connection) -> bool:
 def upsert(connection: Connection, table: Table) -> Any:
     """``INSERT`` that can be followed by ``on_conflict_do_nothing`` or ``on_conflict_do_update``."""
     return pg.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def among(
+    connection: Connection, columns: Sequence[ColumnElement[Any]], rows: Sequence[Sequence[Any]]
+) -> ColumnElement[bool]:
+    """Whether columns are one of these rows, of which there may be thousands: a few parameters, planned quickly."""
+    numbers = range(len(columns))
+    if connection.dialect.name == "postgresql":
+        arrays = [literal([row[n] for row in rows], ARRAY(columns[n].type)) for n in numbers]
+        if len(columns) == 1:
+            return columns[0] == any_(arrays[0])
+        given = func.unnest(*arrays).table_valued(*(f"column{n}" for n in numbers)).render_derived()
+        return tuple_(*columns).in_(select(*given.c))
+    each = func.json_each(json.dumps(rows)).table_valued("value")
+    wanted = select(*(func.json_extract(each.c.value, f"$[{n}]") for n in numbers))
+    return columns[0].in_(wanted) if len(columns) == 1 else tuple_(*columns).in_(wanted)
 
 
 def integrity_errors(connection: Connection) -> list[str]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from itertools import count, islice
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select, tuple_
+from sqlalchemy import Connection, Table, func, select
 
 from lightmem_integrations.core.ports import Encoded, NewTurn
 from lightmem_integrations.core.types import Encoding, Passage
@@ -32,7 +32,7 @@ def load(connection: Connection, table: Table, columns: Sequence[str], rows: Ite
     names = ", ".join(f'"{name}"' for name in columns)
     values = _adapted(connection, table, columns, rows)
     if connection.dialect.name == "postgresql":
-        return _copy(connection, table.name, names, values)
+        return _copy(connection, table, names, values)
     places = ", ".join("?" * len(columns))
     inserted = 0
     while part := list(islice(values, ROWS)):
@@ -41,14 +41,16 @@ def load(connection: Connection, table: Table, columns: Sequence[str], rows: Ite
     return inserted
 
 
-def _copy(connection: Connection, table: str, names: str, values: Iterator[tuple[Any, ...]]) -> int:
+def _copy(connection: Connection, table: Table, names: str, values: Iterator[tuple[Any, ...]]) -> int:
     """By way of a temporary table: COPY does not write to tables with row level security."""
-    connection.exec_driver_sql(f"CREATE TEMP TABLE loading ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA")
+    made = f"CREATE TEMP TABLE loading ON COMMIT DROP AS SELECT {names} FROM {table.name} WITH NO DATA"
+    connection.exec_driver_sql(made)
+    dialect.store_uncompressed(connection, "loading", table)
     cursor: Any = connection.connection.cursor()
     with cursor.copy(f"COPY loading ({names}) FROM STDIN") as copy:
         for row in values:
             copy.write_row(row)
-    inserted = connection.exec_driver_sql(f"INSERT INTO {table} ({names}) SELECT {names} FROM loading")
+    inserted = connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM loading")
     connection.exec_driver_sql("DROP TABLE loading")
     return inserted.rowcount
 
@@ -159,21 +161,19 @@ def _fresh(loads: Sequence[Load], known: dict[tuple[str, str], str]) -> list[Loa
 def _hashes(connection: Connection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for chunk in chunks(pairs):
-        statement = select(_T.user_id, _T.id, _T.content_hash).where(tuple_(_T.user_id, _T.id).in_(chunk))
+        named = dialect.among(connection, (_T.user_id, _T.id), chunk)
+        statement = select(_T.user_id, _T.id, _T.content_hash).where(named)
         found.update(((user, turn), digest) for user, turn, digest in connection.execute(statement))
     return found
 
 
 def _next_versions(connection: Connection, users: Sequence[str]) -> dict[str, int]:
     """Count one more write of each of these users; returns the new versions."""
-    found: dict[str, int] = {}
-    for chunk in chunks(users):
-        rows = [{"user_id": user, "version": 1, "epoch": uuid.uuid4().hex} for user in chunk]
-        statement = dialect.upsert(connection, s.users).values(rows)
-        more = statement.on_conflict_do_update(index_elements=["user_id"], set_={"version": s.users.c.version + 1})
-        versions = connection.execute(more.returning(s.users.c.user_id, s.users.c.version))
-        found.update((user, version) for user, version in versions)
-    return found
+    rows = [{"user_id": user, "version": 1, "epoch": uuid.uuid4().hex} for user in dict.fromkeys(users)]
+    statement = dialect.upsert(connection, s.users)
+    more = statement.on_conflict_do_update(index_elements=["user_id"], set_={"version": s.users.c.version + 1})
+    versions = connection.execute(more.returning(s.users.c.user_id, s.users.c.version), rows)
+    return {user: int(version) for user, version in versions}
 
 
 def _grow_sessions(connection: Connection, loads: Sequence[Load], now: str) -> dict[tuple[str, str], Iterator[int]]:
@@ -185,25 +185,26 @@ def _grow_sessions(connection: Connection, loads: Sequence[Load], now: str) -> d
     for chunk in chunks(list(grown)):
         last = select(func.max(_T.seq)).where(_T.user_id == _C.user_id, _T.session_id == _C.session_id)
         there = select(_C.user_id, _C.session_id, last.scalar_subquery())
-        for user, session, seq in connection.execute(there.where(tuple_(_C.user_id, _C.session_id).in_(chunk))):
+        named = dialect.among(connection, (_C.user_id, _C.session_id), chunk)
+        for user, session, seq in connection.execute(there.where(named)):
             places[user, session] = count(0 if seq is None else seq + 1)
-        rows = [
-            {
-                "user_id": user,
-                "session_id": session,
-                "created_at": now,
-                "last_updated": now,
-                "turns": len(grown[user, session]),
-                "total_tokens": sum(grown[user, session]),
-                "compressed_tokens": 0,
-                "metadata": {},
-            }
-            for user, session in chunk
-        ]
-        statement = dialect.upsert(connection, s.sessions).values(rows)
-        new = statement.excluded
-        more = {"last_updated": now, "turns": _C.turns + new.turns, "total_tokens": _C.total_tokens + new.total_tokens}
-        connection.execute(statement.on_conflict_do_update(index_elements=["user_id", "session_id"], set_=more))
+    rows = [
+        {
+            "user_id": user,
+            "session_id": session,
+            "created_at": now,
+            "last_updated": now,
+            "turns": len(tokens),
+            "total_tokens": sum(tokens),
+            "compressed_tokens": 0,
+            "metadata": {},
+        }
+        for (user, session), tokens in grown.items()
+    ]
+    statement = dialect.upsert(connection, s.sessions)
+    new = statement.excluded
+    more = {"last_updated": now, "turns": _C.turns + new.turns, "total_tokens": _C.total_tokens + new.total_tokens}
+    connection.execute(statement.on_conflict_do_update(index_elements=["user_id", "session_id"], set_=more), rows)
     return places
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, and_, case, delete, func, insert, not_, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, case, delete, func, insert, select, tuple_, update
 
 from lightmem_integrations.stores.sql import dialect, migrations, triggers
 from lightmem_integrations.stores.sql import schema as s
@@ -29,6 +29,9 @@ LEASE_SECONDS = 10.0
 """A claim that was not renewed for so long is anybody's."""
 
 _LEASE_US = int(LEASE_SECONDS * 1e6)
+
+LOOK_ROWS = 10_000
+"""Rows at the head of the outbox whose users are looked for."""
 
 TRIES = 3
 """Failures after which a row is parked."""
@@ -109,9 +112,9 @@ class SqlOutbox:
                 connection.execute(insert(s.projection_outbox), rows)
 
     # ------------------------------------------------------------------ draining
-    def backlog(self, user_id: str | None = None) -> int:
-        """Rows that wait and are not parked."""
-        return self._count(user_id, _O.attempts < TRIES)
+    def backlog(self, user_id: str | None = None, at_most: int | None = None) -> int:
+        """Rows that wait and are not parked; counted up to ``at_most``."""
+        return self._count(user_id, _O.attempts < TRIES, at_most)
 
     def parked(self, user_id: str | None = None) -> int:
         """Rows that failed too often."""
@@ -123,17 +126,19 @@ class SqlOutbox:
         with self._store.reading(user_id) as connection:
             return list(connection.execute(statement.order_by(_O.seq.desc()).limit(limit)).scalars())
 
-    def _count(self, user_id: str | None, which: Any) -> int:
-        statement = select(func.count()).select_from(s.projection_outbox).where(which)
+    def _count(self, user_id: str | None, which: Any, at_most: int | None = None) -> int:
+        rows = select(_O.seq).where(which).limit(at_most)
         if user_id is not None:
-            statement = statement.where(_O.user_id == user_id)
+            rows = rows.where(_O.user_id == user_id)
         with self._store.reading(user_id) as connection:
-            return int(connection.execute(statement).scalar_one())
+            return int(connection.execute(select(func.count()).select_from(rows.subquery())).scalar_one())
 
     def users(self, limit: int = 1000) -> list[str]:
-        """Users with rows that wait and that nobody is at."""
-        free = and_(_O.attempts < TRIES, or_(_O.lease_us.is_(None), not_(_leased(_now()))))
-        statement = select(_O.user_id).where(free).group_by(_O.user_id).order_by(func.min(_O.seq)).limit(limit)
+        """Users with rows that wait and that nobody is at, those of the first rows."""
+        busy = select(_O.user_id).where(_leased(_now()))
+        free = select(_O.user_id, _O.seq).where(_O.attempts < TRIES, _O.user_id.not_in(busy))
+        first = free.order_by(_O.seq).limit(LOOK_ROWS).subquery().c
+        statement = select(first.user_id).group_by(first.user_id).order_by(func.min(first.seq)).limit(limit)
         with self._store.reading(None) as connection:
             return list(connection.execute(statement).scalars())
 
@@ -192,16 +197,24 @@ class SqlOutbox:
     # ------------------------------------------------------------------ reading for the index
     def projected(self, user_id: str, ids: Sequence[str]) -> list[Projected]:
         """What entries are now; those that are gone are missing."""
-        rows: list[Row[Any]] = []
-        vectors: dict[str, list[NDArray[np.float32]]] = {}
+        found: list[Projected] = []
         with self._store.reading(user_id) as connection:
             for chunk in chunks(ids):
-                rows += connection.execute(select(s.entries).where(_E.user_id == user_id, _E.id.in_(chunk)))
-                encoded = select(_P.entry_id, _P.vector).where(_P.user_id == user_id, _P.entry_id.in_(chunk))
-                for row in connection.execute(encoded.order_by(_P.entry_id, _P.n)):
-                    vectors.setdefault(row.entry_id, []).append(np.frombuffer(row.vector, "<f4"))
-        nothing = np.zeros((0, 0), np.float32)
-        return [Projected(row, np.stack(vectors[row.id]) if row.id in vectors else nothing) for row in rows]
+                of_entries = and_(_E.user_id == user_id, _E.id.in_(chunk))
+                found += _projected(connection, of_entries, and_(_P.user_id == user_id, _P.entry_id.in_(chunk)))
+        return found
+
+    def projected_among(self, pairs: Sequence[tuple[str, str]]) -> list[Projected]:
+        """What entries of everybody, given as (user, entry) pairs, are now; those that are gone are missing."""
+        found: list[Projected] = []
+        with self._store.reading(None) as connection:
+            for chunk in chunks(pairs):
+                of_entries, of_passages = (
+                    dialect.among(connection, names, chunk)
+                    for names in ((_E.user_id, _E.id), (_P.user_id, _P.entry_id))
+                )
+                found += _projected(connection, of_entries, of_passages)
+        return found
 
     def revisions(self, after: tuple[str, str], limit: int) -> list[tuple[str, str, int]]:
         """(user, entry, revision) of the next entries of everybody, in order."""
@@ -215,7 +228,8 @@ class SqlOutbox:
         found: dict[tuple[str, str], int] = {}
         with self._store.reading(None) as connection:
             for chunk in chunks(pairs):
-                statement = select(_E.user_id, _E.id, _revision()).where(tuple_(_E.user_id, _E.id).in_(chunk))
+                named = dialect.among(connection, (_E.user_id, _E.id), chunk)
+                statement = select(_E.user_id, _E.id, _revision()).where(named)
                 found.update(((user, entry), int(rev)) for user, entry, rev in connection.execute(statement))
         return found
 
@@ -223,6 +237,23 @@ class SqlOutbox:
         """Entries of everybody."""
         with self._store.reading(None) as connection:
             return int(connection.execute(select(func.count()).select_from(s.entries)).scalar_one())
+
+
+# What a point is made of.
+_COLUMNS: tuple[Any, ...] = (
+    _E.user_id, _E.id, _E.version, _E.session_id, _E.kind, _E.memory, _E.role, _E.speaker, _E.language, _E.timestamp,
+    _E.timestamp_us, _E.importance, _E.event_start_us, _E.event_end_us, _E.valid_to_us, _E.expires_at_us, _E.by_words,
+    _E.metadata,
+)  # fmt: skip
+
+
+def _projected(connection: Connection, of_entries: Any, of_passages: Any) -> list[Projected]:
+    vectors: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
+    encoded = select(_P.user_id, _P.entry_id, _P.vector).where(of_passages).order_by(_P.user_id, _P.entry_id, _P.n)
+    for user, entry, vector in connection.execute(encoded):
+        vectors.setdefault((user, entry), []).append(np.frombuffer(vector, "<f4"))
+    rows = connection.execute(select(*_COLUMNS).where(of_entries)).all()
+    return [Projected(row, np.array(vectors.get((row.user_id, row.id), ()), np.float32)) for row in rows]
 
 
 def revision_of(row: Any, passages: int) -> int:
@@ -237,7 +268,7 @@ def _revision() -> Any:
 
 def _leased(now: int) -> Any:
     """Rows that somebody is at. A lease that is longer than any was given before a clock went back."""
-    return _O.lease_us.between(now, now + _LEASE_US)
+    return and_(_O.owner.is_not(None), _O.lease_us.between(now, now + _LEASE_US))
 
 
 def _now() -> int:

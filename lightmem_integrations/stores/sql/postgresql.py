@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, text
+from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy import exc as sa_exc
 
 from lightmem_integrations.errors import (
@@ -23,14 +23,28 @@ from lightmem_integrations.errors import (
     UsageError,
 )
 
+OLDEST = 12
+"""Older servers are refused; what the package does is tested with 15."""
+
 POOL_SIZE = 8
 """Connections of one engine at most, unless the URL's ``pool_size`` says otherwise; who comes later waits."""
 
 RECYCLE_SECONDS = 1800
 """A connection is not used for longer, so that a moved server and a balancer's limits are followed."""
 
-# What libpq is told, unless the URL says otherwise. Seconds.
-_CONNECTING = {"connect_timeout": 10, "keepalives_idle": 30, "application_name": "lightmem"}
+# What psycopg is told, unless the URL says otherwise: seconds, and milliseconds for the timeout of TCP. A network
+# that swallows everything is noticed within a minute.
+_CONNECTING = {
+    "application_name": "lightmem",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+    # Nothing is prepared: each statement is planned for the user that it is about. A plan for all users reads the
+    # whole memory of a large one. Balancers that share connections between transactions need no care, too.
+    "prepare_threshold": None,
+}
 
 
 # ------------------------------------------------------------------------------ connections
@@ -40,6 +54,8 @@ def open_engine(url: URL, busy_timeout_seconds: float) -> Engine:
     Raises:
         UsageError: the URL names another driver than psycopg, or its ``pool_size`` is no number above 0.
         MissingDependencyError: psycopg is not installed.
+
+    Connecting raises StorageError where the server is older than ``OLDEST``.
     """
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
         raise UsageError("path_or_url", "must begin with postgresql+psycopg:// (psycopg 3)", url.drivername)
@@ -49,7 +65,8 @@ def open_engine(url: URL, busy_timeout_seconds: float) -> Engine:
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg").difference_update_query(["pool_size"]),
-            connect_args={name: value for name, value in _CONNECTING.items() if name not in url.query},
+            connect_args={name: value for name, value in _CONNECTING.items() if name not in url.query}
+            | {"cursor_factory": _binary_cursor()},
             pool_size=int(size),
             max_overflow=0,
             pool_timeout=busy_timeout_seconds,
@@ -57,17 +74,46 @@ def open_engine(url: URL, busy_timeout_seconds: float) -> Engine:
             pool_recycle=RECYCLE_SECONDS,
             hide_parameters=True,  # an error must not quote what was said
             json_serializer=_json,
+            json_deserializer=_from_json,
         )
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "psycopg", "postgres", "PostgreSQL") from error
+    event.listen(engine, "connect", _check_version, insert=True)  # before SQLAlchemy asks what old servers lack
     engine.update_execution_options(lock_timeout=f"{max(1, round(busy_timeout_seconds * 1000))}ms")
     return engine
+
+
+def _binary_cursor() -> Any:
+    """Vectors come as they are, and not as hexadecimal text of twice their size."""
+    import psycopg
+
+    class BinaryCursor(psycopg.Cursor[Any]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.format = psycopg.pq.Format.BINARY
+
+    return BinaryCursor
+
+
+def _check_version(connection: Any, _record: object) -> None:
+    """Raise if the server, of which this is a connection, is too old."""
+    info = connection.info
+    if info.server_version < OLDEST * 10_000:
+        raise StorageError(
+            f"the server at {info.host}:{info.port} is PostgreSQL {info.parameter_status('server_version')}; "
+            f"{OLDEST} or newer is needed. Upgrade the server."
+        )
 
 
 def _json(value: Any) -> str:
     """JSON that means the same after JSONB, which writes 1e16 and larger floats as whole numbers, rounded to ten."""
     text = json.dumps(value)
     return json.dumps(_whole(value)) if "e+" in text else text
+
+
+def _from_json(data: bytes | str) -> Any:
+    # json.loads would look for the encoding of bytes; most of our objects are empty.
+    return {} if data == b"{}" else json.loads(data if isinstance(data, str) else data.decode())
 
 
 def _whole(value: Any) -> Any:
@@ -181,7 +227,7 @@ _NOT_CONNECTED = {
 def translate(error: sa_exc.DBAPIError, path: str) -> StorageError:
     """A driver's error in our words, by SQLSTATE. It quotes no value of a row."""
     cause: Any = error.orig
-    reason = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause).strip().splitlines()[-1]
+    reason = getattr(getattr(cause, "diag", None), "message_primary", None) or _last_line(str(cause))
     lost = "08" if error.connection_invalidated else ""
     code: str = getattr(cause, "sqlstate", None) or _code_of(str(cause)) or lost
     for known in (code, code[:2]):
@@ -189,8 +235,15 @@ def translate(error: sa_exc.DBAPIError, path: str) -> StorageError:
             kind, what, advice = _TOLD[known]
             return kind(f"{what.format(path)} ({reason}). {advice}")
     if not code and isinstance(error, sa_exc.OperationalError):
-        return StorageError(f"{path} cannot be reached ({reason}). Check host and port, and that the server runs.")
+        advice = "Check host and port, and that PostgreSQL runs there."
+        return StorageError(f"{path} cannot be reached ({reason}). {advice}")
     return StorageError(f"{path}: {reason}")
+
+
+def _last_line(told: str) -> str:
+    """What libpq says of the last address that it tried, without the question that it asks after it."""
+    lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("\t")]
+    return lines[-1] if lines else "no reason given"
 
 
 def _code_of(told: str) -> str | None:

@@ -26,11 +26,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _JSON = JSON().with_variant(JSONB(), "postgresql")
 _SERIAL = BigInteger().with_variant(Integer(), "sqlite")
 _ID = String(255)
+_TIME = String(40).with_variant(String(48), "postgresql")  # SQLite takes any length, and cannot change its name for it
 
 metadata = MetaData()
 
@@ -51,8 +52,8 @@ sessions = Table(
     metadata,
     Column("user_id", _ID, primary_key=True),
     Column("session_id", _ID, primary_key=True),
-    Column("created_at", String(40), nullable=False),
-    Column("last_updated", String(40), nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("last_updated", _TIME, nullable=False),
     Column("turns", Integer, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Column("compressed_tokens", BigInteger, nullable=False),
@@ -71,9 +72,9 @@ turns = Table(
     Column("role", String(16), nullable=False),
     Column("speaker", Text),
     Column("content", Text, nullable=False),
-    Column("timestamp", String(40), nullable=False),
+    Column("timestamp", _TIME, nullable=False),
     Column("timestamp_us", BigInteger, nullable=False),
-    Column("session_time", String(40), nullable=False),
+    Column("session_time", _TIME, nullable=False),
     Column("tokens", Integer, nullable=False),
     Column("compressed_tokens", Integer),
     Column("content_hash", String(64), nullable=False),
@@ -86,6 +87,7 @@ turns = Table(
 
 # The short-term buffer, and the queue of the extractor. ``seq`` is that of the first turn. ``state``:
 # ``held`` until the buffer is full, then ``queued``, or ``parked`` after too many failures.
+_QUEUED, _HELD = text("state = 'queued'"), text("state = 'held'")
 segments = Table(
     "segments",
     metadata,
@@ -103,6 +105,8 @@ segments = Table(
     Column("lease_us", BigInteger),
     ForeignKeyConstraint(["user_id", "session_id"], ["sessions.user_id", "sessions.session_id"]),
     Index("segments_by_session", "user_id", "session_id", "seq"),
+    Index("segments_queued", "user_id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+    Index("segments_held", "user_id", "session_id", sqlite_where=_HELD, postgresql_where=_HELD),
 )
 
 # ``rev`` is the user's version at the entry's last change. ``by_words``: found by its words alone; the
@@ -120,9 +124,9 @@ entries = Table(
     Column("summary", Text, nullable=False),
     Column("role", String(16)),
     Column("speaker", Text),
-    Column("timestamp", String(40), nullable=False),
+    Column("timestamp", _TIME, nullable=False),
     Column("timestamp_us", BigInteger, nullable=False),
-    Column("session_time", String(40), nullable=False),
+    Column("session_time", _TIME, nullable=False),
     Column("tokens", Integer, nullable=False),
     Column("language", String(8), nullable=False),
     Column("importance", Float),
@@ -161,6 +165,7 @@ passages = Table(
     Index("passages_by_rev", "user_id", "rev"),
 )
 
+_PENDING = text("status = 'pending'")
 update_queue = Table(
     "update_queue",
     metadata,
@@ -169,7 +174,8 @@ update_queue = Table(
     Column("candidate_id", String(36), primary_key=True),
     Column("similarity", Float, nullable=False),
     Column("status", String(16), nullable=False),
-    Column("created_at", String(40), nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Index("updates_pending", "user_id", sqlite_where=_PENDING, postgresql_where=_PENDING),
 )
 
 # ``undo`` is what the entry was before, as far as it was changed.
@@ -179,7 +185,7 @@ journal = Table(
     Column("seq", _SERIAL, primary_key=True, autoincrement=True),
     Column("user_id", _ID, nullable=False),
     Column("entry_id", String(36), nullable=False),
-    Column("at", String(40), nullable=False),
+    Column("at", _TIME, nullable=False),
     Column("actor", String(32), nullable=False),
     Column("operation", String(16), nullable=False),
     Column("before", Integer),
@@ -207,6 +213,7 @@ index_outbox = Table(
 # Entries that an index outside of this database has yet to look at again, written by triggers while
 # there is such an index. A drainer reads what they are now: the order says nothing. No foreign key:
 # it is told of entries that are gone.
+_CLAIMED = text("owner IS NOT NULL")
 projection_outbox = Table(
     "projection_outbox",
     metadata,
@@ -217,7 +224,8 @@ projection_outbox = Table(
     Column("error", Text),
     Column("owner", String(32)),
     Column("lease_us", BigInteger),
-    Index("projection_by_user", "user_id", "seq"),
+    Index("projection_by_user", "user_id", "attempts", "seq"),
+    Index("projection_claimed", "user_id", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
     sqlite_autoincrement=True,
 )
 

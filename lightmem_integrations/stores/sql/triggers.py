@@ -1,37 +1,56 @@
 """Triggers that write ``projection_outbox``, by database.
 
 In SQLite they exist only while there is an index to tell. In PostgreSQL only the owner of the tables could
-make them, and the engine need not be: there they are always, and look whether there is one.
+make them, and the engine need not be: there they are always, and look whether there is one. There they also
+run once a statement and not once a row, but for updates, where a list of columns forbids it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-_TOLD = "INSERT INTO projection_outbox (user_id, entry_id) VALUES"
-
-# An entry is news when it is new, changed, gone, or has got its vectors.
+# By trigger: the event, its table, and the rows of it that name an entry that is news.
 _EVENTS = {
-    "projection_new": ("INSERT ON entries", "NEW.user_id, NEW.id", ""),
-    "projection_changed": ("UPDATE OF rev, valid_to_us ON entries", "NEW.user_id, NEW.id", ""),
-    "projection_gone": ("DELETE ON entries", "OLD.user_id, OLD.id", ""),
-    "projection_encoded": ("INSERT ON passages", "NEW.user_id, NEW.entry_id", "WHEN (NEW.n = 0)"),
+    "projection_new": ("INSERT", "entries", "id", ""),
+    "projection_changed": ("UPDATE OF rev, valid_to_us", "entries", "id", ""),
+    "projection_gone": ("DELETE", "entries", "id", ""),
+    # An entry that comes with its vectors, in one write of the user, is news once.
+    "projection_encoded": (
+        "INSERT",
+        "passages",
+        "entry_id",
+        "{row}.n = 0 AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.user_id = {row}.user_id "
+        "AND e.id = {row}.entry_id AND e.rev = {row}.rev)",
+    ),
 }
 
 
+def _told(select: str) -> str:
+    return f"INSERT INTO projection_outbox (user_id, entry_id) {select}"
+
+
 def _sqlite(name: str) -> Sequence[str]:
-    event, values, when = _EVENTS[name]
-    return (f"CREATE TRIGGER {name} AFTER {event} FOR EACH ROW {when} BEGIN {_TOLD} ({values}); END",)
+    event, table, entry, where = _EVENTS[name]
+    row = "OLD" if event == "DELETE" else "NEW"
+    when = f"WHEN {where.format(row=row)}" if where else ""
+    told = _told(f"VALUES ({row}.user_id, {row}.{entry})")
+    return (f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW {when} BEGIN {told}; END",)
 
 
 def _postgresql(name: str) -> Sequence[str]:
-    event, values, when = _EVENTS[name]
+    event, table, entry, where = _EVENTS[name]
+    if event.startswith("UPDATE"):
+        told, each = _told(f"VALUES (NEW.user_id, NEW.{entry})"), "FOR EACH ROW"
+    else:
+        told = _told(
+            f"SELECT r.user_id, r.{entry} FROM changed r" + (f" WHERE {where.format(row='r')}" if where else "")
+        )
+        each = f"REFERENCING {'OLD' if event == 'DELETE' else 'NEW'} TABLE AS changed FOR EACH STATEMENT"
     return (
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS "
-        f"$$ BEGIN IF EXISTS (SELECT FROM meta WHERE key = 'projection') THEN {_TOLD} ({values}); END IF; "
-        "RETURN NULL; END $$",
-        f"DROP TRIGGER IF EXISTS {name} ON {event.split()[-1]}",
-        f"CREATE TRIGGER {name} AFTER {event} FOR EACH ROW {when} EXECUTE FUNCTION {name}()",
+        f"$$ BEGIN IF EXISTS (SELECT FROM meta WHERE key = 'projection') THEN {told}; END IF; RETURN NULL; END $$",
+        f"DROP TRIGGER IF EXISTS {name} ON {table}",
+        f"CREATE TRIGGER {name} AFTER {event} ON {table} {each} EXECUTE FUNCTION {name}()",
     )
 
 
