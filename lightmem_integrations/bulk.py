@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from lightmem_integrations.config import LightMemConfig
@@ -203,7 +205,16 @@ _embedder: Embedder | None = None  # of a process that encodes
 
 def _begin(config: LightMemConfig, given: Embedder | None) -> None:
     global _embedder
+    Thread(target=_end_with_parent, name="lightmem-parent", daemon=True).start()
     _embedder = given or make_embedder(config)
+
+
+def _end_with_parent() -> None:
+    """A process that is killed cannot end those that encode for it, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _encode(said: list[Said]) -> list[Passages | str]:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 
 from lightmem_integrations.core.times import to_us
 from lightmem_integrations.stores.sql import schema as s
+from lightmem_integrations.stores.sql.buffers import LEASE_MOST_US
 from lightmem_integrations.stores.sql.store import SqlStore
 
 Key = tuple[str, str]
@@ -43,7 +44,8 @@ class SqlBacklog:
             before: or else the time since which something of it waits.
             limit: users.
         """
-        taken = func.sum(case((_S.lease_us >= time.time_ns() // 1000, 1), else_=0))
+        now = time.time_ns() // 1000
+        taken = func.sum(case((_S.lease_us.between(now, now + LEASE_MOST_US), 1), else_=0))
         since = func.min(_S.since_us)
         is_due = or_(func.sum(_S.tokens) >= at_least, since <= to_us(before))
         statement = select(_S.user_id, func.min(_S.session_id)).where(_QUEUED).group_by(_S.user_id)

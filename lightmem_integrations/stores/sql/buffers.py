@@ -14,7 +14,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from lightmem_integrations.core.ports import ClosedSegment, NewEntry, QueuedSegment, TurnNote, Waiting
 from lightmem_integrations.core.times import from_us, to_us
@@ -22,6 +35,9 @@ from lightmem_integrations.core.types import Turn
 from lightmem_integrations.stores.sql import dialect
 from lightmem_integrations.stores.sql import schema as s
 from lightmem_integrations.stores.sql.store import SqlStore, chunks, entry_id, read_turn, reason
+
+LEASE_MOST_US = 60_000_000
+"""No lease is given for longer: what one leaves more of was given before a clock went back, and is anybody's."""
 
 _T, _E, _S, _P = s.turns.c, s.entries.c, s.segments.c, s.passages.c
 
@@ -250,13 +266,12 @@ class SqlBuffers:
         now = time.time_ns() // 1000
         queued = and_(_S.user_id == user_id, _S.state == "queued")
         with self._store.writing(user_id, relaxed=True) as connection:
-            order = (_S.since_us, _S.session_id, _S.seq)
-            free = select(s.segments).where(queued).order_by(*order).with_for_update(skip_locked=True)
-            rows = connection.execute(free).all()
+            free = select(s.segments).where(queued).order_by(_S.session_id, _S.seq).with_for_update(skip_locked=True)
+            rows = _longest_waiting_first(connection.execute(free).all())
             there = connection.execute(select(func.count()).select_from(s.segments).where(queued)).scalar_one()
             if len(rows) < there or sum(row.tokens for row in rows) < at_least:
                 return []
-            if any(row.owner not in (None, owner) and (row.lease_us or 0) > now for row in rows):
+            if any(row.owner not in (None, owner) and now < (row.lease_us or 0) <= now + LEASE_MOST_US for row in rows):
                 return []
             taken: list[QueuedSegment] = []
             for row in rows:
@@ -415,6 +430,16 @@ _NOTED = (
         event_end_us=bindparam("ends"),
     )
 )
+
+
+def _longest_waiting_first(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Segments, given in the order of their sessions, which is kept though a clock went back meanwhile."""
+    since: dict[str, int] = {}
+    placed: list[tuple[int, Row[Any]]] = []
+    for row in rows:
+        since[row.session_id] = max(row.since_us, since.get(row.session_id, row.since_us))
+        placed.append((since[row.session_id], row))
+    return [row for _, row in sorted(placed, key=lambda place: place[0])]
 
 
 def _of(columns: Any, user_id: str | None, session_id: str | None) -> list[Any]:
