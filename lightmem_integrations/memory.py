@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -163,12 +164,18 @@ class LightMem:
         self._counters = Counters()
         self._embedder, self._is_given = _vectors(config, embedder), embedder is not None
         self._store = SqlStore(path_or_url, config.busy_timeout_seconds)
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._store.close)
             check_whole(self._store)
             self._index = build_index(config, self._store, self._identity(), self._dim)
-        except BaseException:
-            self._store.close()
-            raise
+            opened.callback(self._index.close)
+            self._wire(config, llm, compressor, attention)
+            opened.pop_all()
+
+    def _wire(
+        self, config: LightMemConfig, llm: Any, compressor: Compressor | None, attention: Attention | None
+    ) -> None:
+        """Put together what works on the open store and index."""
         self._indexer = (
             None
             if self._embedder is None
@@ -191,11 +198,7 @@ class LightMem:
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="lightmem")
         self._buffers = SqlBuffers(self._store)
-        try:
-            self._llm, self._meter = build_llm(config, llm, self._buffers)
-        except BaseException:
-            self._store.close()
-            raise
+        self._llm, self._meter = build_llm(config, llm, self._buffers)
         self._consolidator = Consolidator(
             SqlConsolidation(self._store),
             self._llm,

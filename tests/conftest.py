@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import PostgreSQL, Schemas, postgresql
+from tests.servers import PostgreSQL, Schemas, binaries, postgresql
 
 # Before anything imports huggingface_hub, which reads them once. Child processes inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sqlite(reason): about files of SQLite; left out with --database postgresql")
+    if config.getoption("database") == "postgresql":
+        try:
+            binaries()
+        except pytest.skip.Exception as reason:
+            pytest.exit(f"all tests are skipped: {reason}", 0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import pwd
 import random
 import shutil
 import signal
@@ -25,6 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+
+from tests.servers import server_folder, unprivileged
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to the loopback
 
@@ -83,16 +84,6 @@ def _fetch(release: Release, to: Path) -> None:
         part.replace(to)  # of two that fetch at once, either will do
 
 
-def _unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
-    """What to put before a command so that root runs it as nobody; and who that is."""
-    if os.geteuid():
-        return [], None
-    if shutil.which("setpriv") is None:
-        pytest.skip("Qdrant is not run as root here, and there is no setpriv to run it as somebody else")
-    user = pwd.getpwnam("nobody")
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
-
-
 def free_port() -> int:
     """The first of three (HTTP, gRPC, between peers) that are probably free.
 
@@ -124,7 +115,7 @@ class Qdrant:
         self.folder, self._settings, self._first = folder, dict(settings or {}), first
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
-        self._prefix, user = _unprivileged()
+        self._prefix, user = unprivileged("nobody", dying="KILL")
         # Its user may not be let into the folder of the cache.
         self._binary = folder / "qdrant"
         shutil.copy(binary(release), self._binary)
@@ -205,7 +196,7 @@ class Qdrant:
 @contextmanager
 def qdrant(release: Release = CURRENT, settings: Mapping[str, str] | None = None) -> Iterator[Qdrant]:
     """A running server."""
-    with _folder() as folder:
+    with server_folder("lightmem-qdrant-") as folder:
         server = Qdrant(folder, release, settings)
         try:
             server.start()
@@ -217,7 +208,7 @@ def qdrant(release: Release = CURRENT, settings: Mapping[str, str] | None = None
 @contextmanager
 def cluster(peers: int = 3) -> Iterator[Sequence[Qdrant]]:
     """A running cluster."""
-    with _folder() as folder:
+    with server_folder("lightmem-qdrant-") as folder:
         members: list[Qdrant] = []
         try:
             for n in range(peers):
@@ -228,13 +219,3 @@ def cluster(peers: int = 3) -> Iterator[Sequence[Qdrant]]:
         finally:
             for member in members:
                 member.kill()
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="lightmem-qdrant-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)

@@ -26,7 +26,7 @@ GUARDED = "guarded"
 """A role that must give a password; all others are trusted."""
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     """The folder of ``initdb`` and ``postgres``; skips where there is none."""
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else []
@@ -37,15 +37,33 @@ def _binaries() -> Path:
     pytest.skip("there is no PostgreSQL here: no initdb on the PATH or in /usr/lib/postgresql/*/bin")
 
 
-def _unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
-    """What to put before a command so that root runs it as somebody else, as PostgreSQL wants it; and who."""
+def unprivileged(*names: str, dying: str) -> tuple[list[str], pwd.struct_passwd | None]:
+    """What to put before the command of a server, and whose its files must be, if not ours.
+
+    Args:
+        names: the first of these that is a user here runs it in root's place.
+        dying: the signal that the server gets when the thread that started it ends, even if that is killed.
+    """
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", dying] if setpriv else []
     if os.geteuid():
-        return [], None
-    if shutil.which("setpriv") is None:
-        pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as somebody else")
-    names = {user.pw_name: user for user in pwd.getpwall()}
-    user = names.get("postgres") or names["nobody"]
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
+        return prefix, None
+    if not prefix:
+        pytest.skip("a server is not run as root here, and there is no setpriv to run it as somebody else")
+    users = {user.pw_name: user for user in pwd.getpwall()}
+    user = next(users[name] for name in names if name in users)
+    return [*prefix, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"], user
+
+
+@contextmanager
+def server_folder(prefix: str) -> Iterator[Path]:
+    """A scratch folder that an unprivileged user may look into."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 class PostgreSQL:
@@ -58,8 +76,8 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, settings: Sequence[str] = ()) -> None:
         self.folder, self._settings = folder, settings
-        self._bin = _binaries()
-        self._prefix, user = _unprivileged()
+        self._bin = binaries()
+        self._prefix, user = unprivileged("postgres", "nobody", dying="QUIT")  # killed, it would leave shared memory
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         folder.mkdir(exist_ok=True)
@@ -76,8 +94,8 @@ class PostgreSQL:
     def start(self) -> None:
         """Start it, on the port that it had before, and wait until it answers."""
         for _ in range(20):
-            port = self.port or random.SystemRandom().randrange(20_000, 60_000)
-            settings = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
+            port = self.port or random.SystemRandom().randrange(12_000, 32_000)
+            settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
             options = [part for setting in (*settings, *_QUICK, *self._settings) for part in ("-c", setting)]
             with (self.folder / "log").open("ab") as log:
                 command = self._command("postgres", "-D", "data", *options)
@@ -184,14 +202,12 @@ def _children(pid: int) -> list[int]:
 
 @contextmanager
 def postgresql(settings: Sequence[str] = ()) -> Iterator[PostgreSQL]:
-    """A running server, in a folder that its unprivileged user may look into."""
+    """A running server."""
     pytest.importorskip("psycopg", reason="needs the postgres extra")
-    folder = Path(tempfile.mkdtemp(prefix="lightmem-postgresql-"))
-    folder.chmod(0o755)
-    server = PostgreSQL(folder / "server", settings)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with server_folder("lightmem-postgresql-") as folder:
+        server = PostgreSQL(folder / "server", settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()

@@ -260,10 +260,10 @@ def test_the_hub_is_asked_after_its_cache_and_never_when_offline(
         calls.append(local_files_only)
         raise OSError("no network")
 
-    hub = pytest.importorskip("huggingface_hub")
+    errors = pytest.importorskip("huggingface_hub.errors")
     stand_in = ModuleType("huggingface_hub")
     stand_in.hf_hub_download = download  # type: ignore[attr-defined]
-    stand_in.errors = hub.errors  # type: ignore[attr-defined]
+    stand_in.errors = errors  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     with pytest.raises(ModelNotFoundError):
