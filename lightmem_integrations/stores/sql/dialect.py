@@ -247,6 +247,15 @@ def among(
     return columns[0].in_(wanted) if len(columns) == 1 else tuple_(*columns).in_(wanted)
 
 
+def count_anew(connection: Connection) -> None:
+    """After a large load: have PostgreSQL look at what is there, or it plans for a minute as if there were nothing.
+
+    A role that does not own the tables cannot; the server does it by itself, later.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ANALYZE users, sessions, turns, entries, passages")
+
+
 def integrity_errors(connection: Connection) -> list[str]:
     """What the database itself says of its file; empty when it is sound."""
     if connection.dialect.name != "sqlite":

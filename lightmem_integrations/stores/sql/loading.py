@@ -117,6 +117,7 @@ class SqlLoader:
         """Have everything that was stored on disk."""
         with self._store.writing(None) as connection:  # what a transaction waits for includes all before it
             migrations.write_meta(connection, "last_load", datetime.now(timezone.utc).isoformat())
+            dialect.count_anew(connection)
 
     def _insert(self, connection: Connection, loads: Sequence[Load], actor: str) -> None:
         now = datetime.now(timezone.utc).isoformat()
