@@ -110,6 +110,7 @@ class Work:
         self._buffer_tokens, self._max_age = buffer_tokens, max_age
         self._resting: dict[tuple[str, str | Key], float] = {}
         self._looked = -LOOK_SECONDS
+        self._told: tuple[str, ...] = ()
 
     def run(self, stop: Event, *, once: bool, interval: float, on_round: Callable[[Round], None]) -> Round:
         """Round after round until ``stop`` is set, or, with ``once``, until nothing is left that can be done.
@@ -139,8 +140,10 @@ class Work:
         return whole
 
     def _tell(self, done: Round, on_round: Callable[[Round], None]) -> None:
-        logger.log(logging.INFO if done.done or done.errors else logging.DEBUG, "%s", done.line())
-        for error in done.errors:
+        new = [error for error in done.errors if error not in self._told]  # what is away is told once
+        self._told = done.errors
+        logger.log(logging.INFO if done.done or new else logging.DEBUG, "%s", done.line())
+        for error in new:
             logger.warning("%s", error)
         on_round(done)
 

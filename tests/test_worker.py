@@ -244,6 +244,25 @@ def test_every_round_is_a_line_of_json_without_text(path: Path | str, logged: py
     assert all(word not in record.getMessage() for record in logged.records for word in ("secret", "ana"))
 
 
+def test_what_is_away_is_told_once(path: Path | str, logged: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("qdrant_client")
+    config = LightMemConfig(qdrant=("http://127.0.0.1:9",), memory_manager="none", qdrant_timeout_seconds=1.0)
+    rounds: list[Round] = []
+    stop = Event()
+    with LightMem(path, config, embedder=HashEmbedder()) as memory:
+        memory.add("I live in Porto.", user_id="ana")
+        worker = Thread(target=memory.work, args=(stop,), kwargs={"interval": 0.01, "on_round": rounds.append})
+        worker.start()
+        limit = time.monotonic() + 20
+        while len(rounds) < 5 and time.monotonic() < limit:
+            time.sleep(0.01)
+        stop.set()
+        worker.join(20)
+    assert all(len(done.errors) == 1 for done in rounds[:5])
+    told = [record for record in logged.records if record.name.endswith(".work")]
+    assert sum("127.0.0.1:9" in record.getMessage() for record in told) == 1
+
+
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), "1"])
 def test_a_bad_interval_is_refused(interval: Any) -> None:
     with LightMem(":memory:", embedder=HashEmbedder()) as memory, pytest.raises(UsageError, match="interval"):

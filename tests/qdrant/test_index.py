@@ -322,6 +322,22 @@ def test_an_entry_that_is_refused_keeps_no_other_waiting(opened, address, monkey
     assert reasons(memory.search("Miso3", user_id="ana")) == {""}
 
 
+def test_what_cannot_be_told_apart_waits_for_anybody(opened, monkeypatch):
+    memory = opened(":memory:")
+    mine = projection_of(memory)
+
+    def away(*args, **kwargs):
+        raise StorageError("odd answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mine.collection, "upsert", away)
+        patch.setattr(mine.collection, "current", away)
+        memory.add(CATS, user_id="ana")
+    assert mine.outbox.parked() == 0
+    other = outbox.SqlOutbox(memory._store)
+    assert len(other.claim("ana", 1_000).entries) == len(CATS)
+
+
 def test_local_mode_warns_and_then_refuses(opened, monkeypatch):
     monkeypatch.setattr(collections, "LOCAL_COMFORT", 4)
     monkeypatch.setattr(collections, "LOCAL_MOST", 8)

@@ -214,7 +214,11 @@ class Projection:
 
     def _tell_apart(self, claim: Claim, error: StorageError) -> int:
         """Find out which entry of a claim was refused, so that it keeps no other waiting."""
-        if self.collection.current() is None:  # somebody removed the collection
+        try:
+            is_there = self.collection.current() is not None
+        except StorageError:
+            is_there = False
+        if not is_there:  # somebody removed the collection, or it cannot be told what the entries have to do with it
             self.outbox.release(claim, str(error), failed=False)
             raise error
         if len(claim.entries) > 1:
