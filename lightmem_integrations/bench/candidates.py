@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from lightmem_integrations.bench.metrics import paired_bootstrap
 from lightmem_integrations.bench.recall import RecallReport, run_recall
@@ -57,27 +58,24 @@ def run_candidates(
             def told(done: int, total: int, conversation: str, metric: str = metric) -> None:
                 say(f"{name}, {metric}: {done} of {total} conversations")
 
-            found[metric] = run_recall(
-                conversations,
-                config=settings,
-                strategies=STRATEGIES,
-                embedder=embedder,
-                ks=(10,),
-                results=results,
-                progress=told,
-            )
+            with _collection(settings) as own:
+                found[metric] = run_recall(
+                    conversations,
+                    config=own,
+                    strategies=STRATEGIES,
+                    embedder=embedder,
+                    ks=(10,),
+                    results=results,
+                    progress=told,
+                )
         return found
 
     exact = asked("exact", config)
     rows: list[tuple[Cell, ...]] = [("exact", *_figures(exact, exact))]
-    for n, (dense, sparse) in enumerate(depths):
-        name = f"lightmem-candidates-{os.getpid()}-{n}"
-        settings = {"qdrant": tuple(qdrant), "embedding_retriever": "qdrant", "qdrant_collection": name}
+    for dense, sparse in depths:
+        settings = {"qdrant": tuple(qdrant), "embedding_retriever": "qdrant"}
         depth = {"candidates_dense": dense, "candidates_bm25": sparse}
-        try:
-            reports = asked(f"{dense} + {sparse}", config.model_copy(update={**settings, **depth}))
-        finally:
-            _remove(qdrant, name)
+        reports = asked(f"{dense} + {sparse}", config.model_copy(update={**settings, **depth}))
         rows.append((f"{dense} by vector, {sparse} by words", *_figures(reports, exact)))
     columns = [f"{strategy}, {metric}" for strategy in STRATEGIES for metric in ASKED]
     header = ("candidates", *(part for column in columns for part in (column, "difference [95 %]")), "search p50 (ms)")
@@ -102,9 +100,18 @@ def _figures(reports: Reports, exact: Reports) -> list[Cell]:
     return [*out, reports["recall@10"].search_ms_p50]
 
 
-def _remove(qdrant: Sequence[str], name: str) -> None:
-    connection = Connection(qdrant)
+@contextmanager
+def _collection(config: LightMemConfig) -> Iterator[LightMemConfig]:
+    """The same with a name in Qdrant of its own, which is removed afterwards."""
+    if not config.qdrant:
+        yield config
+        return
+    name = f"lightmem-candidates-{uuid.uuid4().hex}"
     try:
-        Collection(connection, name, {}, "single").remove()
+        yield config.model_copy(update={"qdrant_collection": name})
     finally:
-        connection.close()
+        connection = Connection(config.qdrant)
+        try:
+            Collection(connection, name, {}, "single").remove()
+        finally:
+            connection.close()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
+from lightmem_integrations.bench.candidates import run_candidates
 from lightmem_integrations.errors import IndexUnavailableError, StorageError
 from lightmem_integrations.stores.qdrant import collection as collections
 from lightmem_integrations.stores.qdrant import points, projection
+from lightmem_integrations.stores.qdrant.connection import Connection
+from lightmem_integrations.testing import HashEmbedder
+from tests.bench.test_stores import conversation
 from tests.qdrant.conftest import projection_of
 from tests.qdrant.test_index import CATS, finding, reasons, stored, texts
 from tests.qdrant_servers import OLD, qdrant
@@ -361,3 +366,12 @@ def test_points_hold_what_is_told_and_no_more(opened, url):
     assert np.asarray(one.vector["dense"]).shape == (1, 64)
     assert collections.LAYOUT == 1
     assert set(one.vector) == {"dense", "bm25"}
+
+
+def test_candidates_of_a_server_are_compared_with_exact_search(qdrant_server):
+    table = run_candidates([conversation()], (qdrant_server.url,), [(2, 4), (50, 100)], embedder=HashEmbedder())
+    found = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+    assert [row["late, recall@10"] for row in found] == ["1.000", "1.000", "1.000"]
+    with closing(Connection((qdrant_server.url,))) as connection:
+        left = connection(lambda client: client.get_collections()).collections
+    assert not any("candidates" in collection.name for collection in left)
