@@ -19,6 +19,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     any_,
+    cast,
     create_engine,
     event,
     func,
@@ -243,7 +244,8 @@ def among(
         given = func.unnest(*arrays).table_valued(*(f"column{n}" for n in numbers)).render_derived()
         return tuple_(*columns).in_(select(*given.c))
     each = func.json_each(json.dumps(rows)).table_valued("value")
-    wanted = select(*(func.json_extract(each.c.value, f"$[{n}]") for n in numbers))
+    # SQLite uses an index for values of the columns' own types alone.
+    wanted = select(*(cast(func.json_extract(each.c.value, f"$[{n}]"), columns[n].type) for n in numbers))
     return columns[0].in_(wanted) if len(columns) == 1 else tuple_(*columns).in_(wanted)
 
 
