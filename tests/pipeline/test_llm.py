@@ -28,7 +28,7 @@ pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 FACTS = Filter(kinds=["fact"])
 
 
-def until(holds: Any, seconds: float = 20) -> bool:
+def until(holds: Any, seconds: float = 60) -> bool:
     limit = time.monotonic() + seconds
     while not holds() and time.monotonic() < limit:
         time.sleep(0.02)
