@@ -117,7 +117,7 @@ class PostgreSQL:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Break off all connections and stop; SIGKILL for a crash."""
         if self._process is not None:
-            children = _children(self._process.pid) if how is signal.SIGKILL else []
+            children = children_of(self._process.pid) if how is signal.SIGKILL else []
             self._process.send_signal(how)
             self._process.wait()
             for child in children:
@@ -196,7 +196,8 @@ class Schemas:
 KEPT = "key <> 'schema_version'"
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started, where Linux tells them."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

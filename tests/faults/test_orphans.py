@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.test_pipeline import talk
+from tests.servers import children_of
 from tests.test_bulk import _LOAD, line, written
 
 
@@ -32,7 +33,7 @@ def test_who_encodes_for_a_load_that_is_killed_ends_too(path: Path | str, tmp_pa
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        children = children_of(process.pid)
         assert len(children) >= 2
         process.kill()
     limit = time.monotonic() + 30
